@@ -1,0 +1,143 @@
+"""What a data set is: three splits, and one way to walk through each of them.
+
+Pixels rest as uint8 levels 0 … L−1. A batch holds floats: the level divided by L−1, so that x is in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dgm_lib import runtime
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples and their labels, as tensors of N rows.
+
+    x: (N, C, H, W) uint8 levels of pixels, (N, 2) float32 points, or (N, T) int64 symbols.
+    y: (N,) int64 labels.
+    levels: how many levels a pixel has; None where x is not made of pixels.
+    factors: name -> (N,) what is known of how each example was made; empty where nothing is.
+    """
+
+    x: Tensor
+    y: Tensor
+    levels: int | None = None
+    factors: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"x has {len(self.x)} examples, but y has {len(self.y)} labels: they must agree")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: Tensor | slice) -> Split:
+        """The split that holds only these rows: indices, a boolean mask or a slice."""
+        factors = {name: values[rows] for name, values in self.factors.items()}
+        return Split(self.x[rows], self.y[rows], self.levels, factors)
+
+    def scaled(self) -> Tensor:
+        """All of x as a batch holds it: floats in [0, 1] for pixels, unchanged otherwise."""
+        return scale(self.x, self.levels)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> Batches:
+        """Pairs (x, y) of `batch_size` examples on `device`; each loop over them is one epoch.
+
+        transform: what makes a float batch of the resting x; by default `scale`, see also `dequantize`.
+        """
+        transform = transform or (lambda x: scale(x, self.levels))
+        return Batches(self.x.to(device), self.y.to(device), batch_size, seed, shuffle, drop_last, transform)
+
+
+class Batches:
+    """One epoch a loop. The order follows from (seed, epoch) alone; each process of a group gets its own share."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool,
+        transform: Callable[[Tensor], Tensor],
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+        if len(x) < runtime.n_processes():
+            raise ValueError(f"{len(x)} examples cannot be shared by {runtime.n_processes()} processes")
+        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next loop the one of this epoch, whatever was walked through before."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        share = len(self.x) // runtime.n_processes()
+        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = epoch_order(len(self.x), self.seed, self.epoch, self.shuffle).to(self.x.device)
+        self.epoch += 1
+        for rows in order.split(self.batch_size)[: len(self)]:
+            yield self.transform(self.x[rows]), self.y[rows]
+
+
+def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> Tensor:
+    """The rows that this process visits in an epoch: (n // processes,) indices, no row visited by two processes."""
+    order = torch.arange(n)
+    if shuffle:
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(runtime.derive_seed(seed, epoch)))
+    share = n // runtime.n_processes()
+    return order[runtime.rank() :: runtime.n_processes()][:share]
+
+
+def scale(x: Tensor, levels: int | None) -> Tensor:
+    """Pixel levels 0 … L−1 as floats 0 … 1; what is not made of pixels stays as it is."""
+    return x if levels is None else x.float().mul_(1 / (levels - 1))
+
+
+def dequantize(levels: int) -> Callable[[Tensor], Tensor]:
+    """A transform that spreads level k over [k/L, (k+1)/L): a density over it bounds the discrete probability.
+
+    log P(k) ≥ E_u[log p((k + u)/L)] − D log L, for D pixels. Theis, van den Oord & Bethge 2016, eq. 4.
+    """
+    return lambda x: (x + torch.rand(x.shape, device=x.device)) / levels
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: its splits, and what one must know about it.
+
+    classes: the name of each label. card: where it comes from, its licence and its pitfalls, in Markdown.
+    symbols: for text, the character of each symbol of x.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    card: str
+    symbols: str = ""
+
+    @property
+    def levels(self) -> int | None:
+        """How many levels a pixel has; None where x is not made of pixels."""
+        return self.train.levels

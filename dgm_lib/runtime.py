@@ -1,0 +1,149 @@
+"""Where tensors live and what makes a run repeatable: device, seeds, precision, processes.
+
+The CPU is the reference device: the numbers stored in the notebooks come from it. Random streams differ between
+kinds of device, so a GPU gives other draws from the same distribution.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+
+# ---- device --------------------------------------------------------------------------------------------------------
+
+
+def available_devices() -> list[str]:
+    """The kinds of device that this torch can use here, fastest first. The CPU is always one of them."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [kind for kind, usable in found.items() if usable]
+
+
+def device(choice: str | None = None) -> torch.device:
+    """The device to use: `choice`, else the environment variable DGM_DEVICE, else the fastest that is there.
+
+    Under torchrun each process gets the GPU of its local rank. Raises ValueError if the choice is not available.
+    """
+    choice = choice or os.environ.get("DGM_DEVICE") or available_devices()[0]
+    kind, _, index = choice.partition(":")
+    if kind not in available_devices() or (index and not _has_index(kind, index)):
+        source = "DGM_DEVICE" if choice == os.environ.get("DGM_DEVICE") else "the device asked for"
+        raise ValueError(f"{source} is {choice!r}, but here there is only: {', '.join(available_devices())}")
+    if kind == "cuda" and not index:
+        index = str(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device(f"{kind}:{index}" if index else kind)
+
+
+def _has_index(kind: str, index: str) -> bool:
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    return index.isdigit() and int(index) < count
+
+
+# ---- seeds ---------------------------------------------------------------------------------------------------------
+
+
+def derive_seed(*keys: int) -> int:
+    """One 63-bit seed from several numbers, such as (seed, epoch, rank): near keys give unrelated streams."""
+    words = np.random.SeedSequence(keys).generate_state(2, np.uint32)
+    return (int(words[0]) << 31) ^ int(words[1])
+
+
+def seed_everything(*keys: int) -> None:
+    """Seeds Python, NumPy and torch (every device) from `keys`, so that what follows can be repeated."""
+    seed = derive_seed(*keys)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+# ---- precision -----------------------------------------------------------------------------------------------------
+
+
+def has_native_bf16(where: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware; elsewhere autocast only costs time."""
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return where.type == "cpu" and torch.backends.cpu.get_cpu_capability() in BF16_CPUS and _cpu_has_bf16()
+
+
+BF16_CPUS = ("AVX512", "AVX2", "SVE256")
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def autocast(where: torch.device, enabled: bool = True) -> AbstractContextManager:
+    """A context in which matrix products run in bfloat16 where the device has it natively, else in float32."""
+    if not (enabled and has_native_bf16(where)):
+        return nullcontext()
+    return torch.autocast(where.type, dtype=torch.bfloat16)
+
+
+# ---- processes -----------------------------------------------------------------------------------------------------
+
+
+def start_processes() -> tuple[int, int]:
+    """Joins the group that torchrun describes in the environment; returns (rank, number of processes).
+
+    Without torchrun this is a group of one, and nothing is started. Calling it twice does no harm.
+    """
+    if "RANK" in os.environ and not distributed.is_initialized():
+        backend = "nccl" if device().type == "cuda" else "gloo"
+        if backend == "nccl":
+            torch.cuda.set_device(device())
+        distributed.init_process_group(backend)
+    return rank(), n_processes()
+
+
+def stop_processes() -> None:
+    """Leaves the group, if there is one."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number in the group, 0 when it is alone."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def n_processes() -> int:
+    """How many processes train together, 1 when this one is alone."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def broadcast_weights(model: nn.Module) -> None:
+    """Gives every process the parameters and buffers of process 0."""
+    if n_processes() > 1:
+        for tensor in model.state_dict().values():
+            distributed.broadcast(tensor.data, src=0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces each gradient by its mean over all processes, in one message.
+
+    The mean of per-process gradients is the gradient of the mean loss over the joint batch.
+    """
+    if n_processes() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    joined = torch.cat([g.flatten() for g in gradients])
+    distributed.all_reduce(joined)
+    joined /= n_processes()
+    for gradient, mean in zip(gradients, joined.split([g.numel() for g in gradients])):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor over all processes; the tensor itself when this process is alone."""
+    if n_processes() > 1:
+        value = value.clone()
+        distributed.all_reduce(value)
+        value /= n_processes()
+    return value
