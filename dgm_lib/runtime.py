@@ -10,11 +10,11 @@ import os
 import random
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-
 
 # ---- device --------------------------------------------------------------------------------------------------------
 
@@ -69,14 +69,15 @@ def has_native_bf16(where: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware; elsewhere autocast only costs time."""
     if where.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return where.type == "cpu" and torch.backends.cpu.get_cpu_capability() in BF16_CPUS and _cpu_has_bf16()
+    return where.type == "cpu" and "bf16" in _cpu_flags()
 
 
-BF16_CPUS = ("AVX512", "AVX2", "SVE256")
-
-
-def _cpu_has_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def _cpu_flags() -> str:
+    """What the processor says it can do. torch has no public question for this; where Linux does not tell, nothing."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
 
 
 def autocast(where: torch.device, enabled: bool = True) -> AbstractContextManager:
@@ -118,6 +119,12 @@ def n_processes() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    if n_processes() > 1:
+        distributed.barrier()
+
+
 def broadcast_weights(model: nn.Module) -> None:
     """Gives every process the parameters and buffers of process 0."""
     if n_processes() > 1:
@@ -147,3 +154,11 @@ def mean_over_processes(value: Tensor) -> Tensor:
         distributed.all_reduce(value)
         value /= n_processes()
     return value
+
+
+def mean_values(quantities: dict[str, float]) -> dict[str, float]:
+    """Each quantity's mean over all processes, so that they all decide alike."""
+    if n_processes() == 1:
+        return quantities
+    values = torch.tensor([float(value) for value in quantities.values()], device=device())
+    return dict(zip(quantities, mean_over_processes(values).tolist()))

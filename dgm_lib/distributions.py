@@ -1,0 +1,118 @@
+"""Priors and pixel likelihoods as torch distributions: what a model assumes about z, and about a pixel given z.
+
+A pixel x lies on the grid {0, 1/(L−1), …, 1} of its L levels. Each likelihood here is a probability of the *level*, in
+nats, and sums to 1 over all levels: only then are two models' figures comparable. Wrap one in `Independent(…, 3)` to
+score whole images: (B, C, H, W) -> (B,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.nn.functional import logsigmoid
+
+
+class StandardNormal(nn.Module):
+    """The prior N(0, I) over z, (B, D). A module, so that it lives on its model's device."""
+
+    def __init__(self, n_latents: int):
+        super().__init__()
+        self.register_buffer("mu", torch.zeros(n_latents))
+
+    def distribution(self) -> Distribution:
+        return Independent(Normal(self.mu, torch.ones_like(self.mu)), 1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(B, D) -> (B,) nats."""
+        return self.distribution().log_prob(z)
+
+    def sample(self, n: int) -> Tensor:
+        """(n, D)."""
+        return self.distribution().sample((n,))
+
+
+def to_levels(x: Tensor, levels: int) -> Tensor:
+    """Pixels in [0, 1] as integer levels 0 … L−1. Raises ValueError for a value that is not on the grid."""
+    k = (x * (levels - 1)).round()
+    on_grid = ((k - x * (levels - 1)).abs() < 1e-2) & (k >= 0) & (k < levels)
+    if not on_grid.all():
+        raise ValueError(
+            f"a pixel is {float(x[~on_grid][0]):.6g}, not k/{levels - 1} with a level k = 0 … {levels - 1}: "
+            f"divide levels by {levels - 1}, or choose the distribution for the number of levels that the data have"
+        )
+    return k.long()
+
+
+def bernoulli(logits: Tensor) -> Distribution:
+    """Pixels that are 0 or 1, by the logit of a 1. Grey pixels are refused: this is no likelihood for them."""
+    return CategoricalPixels(torch.stack([torch.zeros_like(logits), logits], -1))
+
+
+class CategoricalPixels(Distribution):
+    """Any probability for each of the L levels: logits (…, L)."""
+
+    def __init__(self, logits: Tensor):
+        self.log_probabilities = logits.log_softmax(-1)
+        self.levels = logits.shape[-1]
+        super().__init__(logits.shape[:-1], validate_args=False)  # log_prob checks its argument itself
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Nats, one number a pixel."""
+        k, log_p = torch.broadcast_tensors(to_levels(x, self.levels)[..., None], self.log_probabilities)
+        return log_p.gather(-1, k[..., :1]).squeeze(-1)
+
+    def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        return Categorical(logits=self.log_probabilities).sample(sample_shape) / (self.levels - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], in [0, 1]: the grey value to show."""
+        return self.log_probabilities.exp() @ torch.linspace(0, 1, self.levels).to(self.log_probabilities)
+
+
+class DiscretizedLogistic(Distribution):
+    """A logistic density, cut into the L levels: neighbouring greys get similar probabilities.
+
+    P(k) = σ((x + h − loc)/s) − σ((x − h − loc)/s) with x = k/(L−1), h half a level and s = exp(log_scale);
+    the first and the last level take the tails, so the sum is exactly 1. Salimans et al. 2017, eq. 2.
+    """
+
+    def __init__(self, loc: Tensor, log_scale: Tensor, levels: int):
+        self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
+        self.levels = levels
+        super().__init__(self.loc.shape, validate_args=False)  # log_prob checks its argument itself
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Nats, one number a pixel."""
+        k = to_levels(x, self.levels)
+        half = 0.5 / (self.levels - 1)
+        inverse_scale = (-self.log_scale).exp()
+        above = (x + half - self.loc) * inverse_scale
+        below = (x - half - self.loc) * inverse_scale
+        # σ(a) − σ(b) = σ(a) σ(−b) (1 − e^(b−a)): exact in the logarithm, where the plain difference underflows
+        first, last = k == 0, k == self.levels - 1
+        gap = torch.log(-torch.expm1(-2 * half * inverse_scale)).expand_as(above)
+        zero = torch.zeros_like(gap)
+        return (
+            torch.where(last, zero, logsigmoid(above))
+            + torch.where(first, zero, logsigmoid(-below))
+            + torch.where(first | last, zero, gap)
+        )
+
+    def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        u = torch.rand(self._extended_shape(sample_shape), device=self.loc.device, dtype=self.loc.dtype)
+        x = self.loc + self.log_scale.exp() * torch.logit(u, eps=1e-6)
+        return (x * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], in [0, 1]: the grey value to show."""
+        grid = torch.linspace(0, 1, self.levels).to(self.loc).view(-1, *[1] * self.loc.dim())  # (L, 1, …)
+        return (self.log_prob(grid).exp() * grid).sum(0)
+
+
+def discretized_logistic_mixture(logits: Tensor, loc: Tensor, log_scale: Tensor, levels: int) -> Distribution:
+    """A mixture of K discretised logistics for each pixel: each argument is (…, K). Salimans et al. 2017, eq. 1."""
+    components = DiscretizedLogistic(loc, log_scale, levels)
+    return MixtureSameFamily(Categorical(logits=logits), components, validate_args=False)

@@ -1,0 +1,172 @@
+"""Figures: colour-blind-safe, readable from the last row, labelled, and described in words for those who cannot see.
+
+Each function returns a figure that `show(fig, alt)` puts into the notebook together with its description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dgm_lib.train import History
+
+# Okabe & Ito 2008: eight colours that people with any common form of colour blindness tell apart
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442"),
+    "#000000",
+)
+COLORS = [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK]
+GREY = "#767676"
+DENSITY = "cividis"  # even in brightness, and the same to colour-blind eyes
+
+STYLE = {
+    "axes.prop_cycle": plt.cycler(color=COLORS),
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 14,
+    "axes.labelsize": 13,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 90,
+    "font.size": 12,
+    "grid.alpha": 0.3,
+    "image.cmap": "gray",
+    "legend.frameon": False,
+    "lines.linewidth": 2.2,
+}
+plt.rcParams.update(STYLE)
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Puts the figure into the notebook with `alt`: one or two sentences that say what it shows."""
+    from IPython.display import display
+
+    if len(alt) < 20:
+        raise ValueError(f"describe the figure for those who cannot see it: {alt!r} is too short")
+    display(fig, metadata={"image/png": {"alt": alt}})
+    plt.close(fig)
+
+
+def panels(
+    n: int, columns: int | None = None, *, size: tuple[float, float] = (3.6, 3.4), share: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels in a grid; `size` is the width and height of one of them, in inches."""
+    columns = min(n, columns or n)
+    rows = ceil(n / columns)
+    fig, grid = plt.subplots(
+        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, sharex=share, sharey=share
+    )
+    for ax in grid.flat[n:]:
+        ax.axis("off")
+    return fig, list(grid.flat[:n])
+
+
+def images(x: Tensor, *, columns: int = 10, titles: Sequence[str] = (), size: float = 0.9) -> Figure:
+    """A grid of images (N, C, H, W) with values in [0, 1]."""
+    fig, axes = panels(len(x), columns, size=(size, size + (0.25 if titles else 0)))
+    for i, ax in enumerate(axes):
+        image(ax, x[i], titles[i] if titles else "")
+    return fig
+
+
+def image(ax: Axes, x: Tensor, title: str = "") -> None:
+    """One image (C, H, W) with values in [0, 1]; a single channel is drawn as dark ink on white."""
+    pixels = x.detach().cpu().clamp(0, 1)
+    if len(pixels) == 1:
+        ax.imshow(1 - pixels[0], vmin=0, vmax=1, interpolation="nearest")
+    else:
+        ax.imshow(pixels.permute(1, 2, 0), interpolation="nearest")  # (C, H, W) -> (H, W, C)
+    bare(ax, title)
+
+
+def bare(ax: Axes, title: str = "") -> None:
+    """No ticks and no frame: for pictures, where position has no unit."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=11)
+
+
+def curves(history: History, names: Sequence[str] = (), *, ylabel: str = "nats") -> Figure:
+    """What `fit` recorded, a line a quantity; a dot marks the epoch whose state was kept."""
+    fig, ax = plt.subplots(figsize=(7, 4))
+    for name in names or history.values:
+        (line,) = ax.plot(range(1, len(history[name]) + 1), history[name], label=name)
+        if history.best_epoch is not None:
+            ax.plot(history.best_epoch + 1, history[name][history.best_epoch], "o", color=line.get_color(), ms=9)
+    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.legend()
+    return fig
+
+
+def points(ax: Axes, x: Tensor, y: Tensor | None = None, *, title: str = "", extent: float = 4.0) -> None:
+    """Points (N, 2) in the plane, coloured by label (N,) if there is one."""
+    color = BLUE if y is None else [COLORS[int(label) % len(COLORS)] for label in y]
+    ax.scatter(*x.detach().cpu().T, s=5, c=color, alpha=0.6, linewidths=0)
+    _plane(ax, title, extent)
+
+
+def density(
+    ax: Axes,
+    log_prob: Callable[[Tensor], Tensor],
+    *,
+    title: str = "",
+    extent: float = 4.0,
+    n: int = 160,
+    device: torch.device | str = "cpu",
+) -> None:
+    """exp(log p) of a density on the plane, evaluated on an n×n grid that lies on `device`."""
+    grid, _ = plane_grid(extent, n)
+    with torch.no_grad():
+        p = log_prob(grid.to(device)).exp().view(n, n).cpu()
+    ax.imshow(p.T, origin="lower", extent=(-extent, extent, -extent, extent), cmap=DENSITY, vmin=0)
+    _plane(ax, title, extent)
+    ax.grid(False)
+
+
+def plane_grid(extent: float = 4.0, n: int = 160) -> tuple[Tensor, float]:
+    """The centres of n×n cells that tile [−extent, extent]², (n·n, 2), first coordinate slowest; the area of a cell."""
+    side = 2 * extent / n
+    centres = -extent + side * (torch.arange(n) + 0.5)
+    return torch.cartesian_prod(centres, centres), side**2
+
+
+def _plane(ax: Axes, title: str, extent: float) -> None:
+    ax.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+    if title:
+        ax.set_title(title)
+
+
+def table(
+    ax: Axes, values: Tensor, *, xlabel: str, ylabel: str, xticks: Sequence[str] = (), yticks: Sequence[str] = ()
+) -> None:
+    """A matrix as colours, such as a transition matrix: one cell a number, rows from top to bottom."""
+    ax.imshow(values.detach().cpu(), cmap=DENSITY, aspect="auto", interpolation="nearest")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if xticks:
+        ax.set_xticks(range(len(xticks)), xticks)
+    if yticks:
+        ax.set_yticks(range(len(yticks)), yticks)
+    ax.grid(False)
+
+
+def ruler(results: Mapping[str, float], *, xlabel: str, baselines: Sequence[str] = (), start: float = 0.0) -> Figure:
+    """Models on one ruler, the worst on top: a bar each, grey for the trivial baselines, with its figure beside it."""
+    names = sorted(results, key=results.__getitem__, reverse=True)
+    fig, ax = plt.subplots(figsize=(9, 0.9 + 0.45 * len(names)))
+    colors = [GREY if name in baselines else BLUE for name in names]
+    bars = ax.barh(names, [results[name] - start for name in names], left=start, color=colors)
+    ax.bar_label(bars, [f" {results[name]:.1f}" for name in names], fontsize=12)
+    ax.set(xlabel=xlabel, xlim=(start, start + 1.12 * (results[names[0]] - start)))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return fig
