@@ -81,9 +81,9 @@ def image(ax: Axes, x: Tensor, title: str = "") -> None:
     """One image (C, H, W) with values in [0, 1]; a single channel is drawn as dark ink on white."""
     pixels = x.detach().cpu().clamp(0, 1)
     if len(pixels) == 1:
-        ax.imshow(1 - pixels[0], vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(1 - pixels[0].numpy(), vmin=0, vmax=1, interpolation="nearest")
     else:
-        ax.imshow(pixels.permute(1, 2, 0), interpolation="nearest")  # (C, H, W) -> (H, W, C)
+        ax.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="nearest")  # (C, H, W) -> (H, W, C)
     bare(ax, title)
 
 
@@ -111,7 +111,7 @@ def curves(history: History, names: Sequence[str] = (), *, ylabel: str = "nats")
 def points(ax: Axes, x: Tensor, y: Tensor | None = None, *, title: str = "", extent: float = 4.0) -> None:
     """Points (N, 2) in the plane, coloured by label (N,) if there is one."""
     color = BLUE if y is None else [COLORS[int(label) % len(COLORS)] for label in y]
-    ax.scatter(*x.detach().cpu().T, s=5, c=color, alpha=0.6, linewidths=0)
+    ax.scatter(*x.detach().cpu().T.numpy(), s=5, c=color, alpha=0.6, linewidths=0)
     _plane(ax, title, extent)
 
 
@@ -128,7 +128,7 @@ def density(
     grid, _ = plane_grid(extent, n)
     with torch.no_grad():
         p = log_prob(grid.to(device)).exp().view(n, n).cpu()
-    ax.imshow(p.T, origin="lower", extent=(-extent, extent, -extent, extent), cmap=DENSITY, vmin=0)
+    ax.imshow(p.T.numpy(), origin="lower", extent=(-extent, extent, -extent, extent), cmap=DENSITY, vmin=0)
     _plane(ax, title, extent)
     ax.grid(False)
 
@@ -150,7 +150,7 @@ def table(
     ax: Axes, values: Tensor, *, xlabel: str, ylabel: str, xticks: Sequence[str] = (), yticks: Sequence[str] = ()
 ) -> None:
     """A matrix as colours, such as a transition matrix: one cell a number, rows from top to bottom."""
-    ax.imshow(values.detach().cpu(), cmap=DENSITY, aspect="auto", interpolation="nearest")
+    ax.imshow(values.detach().cpu().numpy(), cmap=DENSITY, aspect="auto", interpolation="nearest")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if xticks:
         ax.set_xticks(range(len(xticks)), xticks)

@@ -1,0 +1,102 @@
+"""What every data set promises, and the batches that `fit` walks through."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dgm_lib import datasets
+from dgm_lib.datasets import Split, dequantize
+
+EMBEDDED = (*datasets.TOY2D, "digits", "glyphs", "patches", "words")
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    options = {"glyphs": {"n": 1200}}
+    return lambda name: datasets.load(name, **options.get(name, {}))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_every_data_set_keeps_the_interface(load, name):
+    data = load(name)
+    assert data.name == name
+    assert len(data.card.splitlines()) > 3
+    for split in (data.train, data.validation, data.test):
+        assert len(split) > 0
+        assert split.y.dtype == torch.int64
+        assert split.y.max() < len(data.classes)
+        assert set(split.factors) == set(data.train.factors)
+        x, y = next(iter(split.batches(4)))
+        assert len(x) == len(y) == 4
+        if data.levels is not None:
+            assert split.x.dtype == torch.uint8
+            assert split.x.dim() == 4
+            assert split.x.max() < data.levels
+            assert x.dtype == torch.float32
+            assert 0 <= x.min() <= x.max() <= 1
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_no_example_of_the_test_part_is_in_the_training_part(load, name):
+    data = load(name)
+    rows = lambda split: {x.numpy().tobytes() for x in split.x}  # noqa: E731
+    assert not rows(data.train) & rows(data.test)
+
+
+def numbered(n=10):
+    return Split(torch.arange(n)[:, None].float(), torch.arange(n))
+
+
+def test_an_epoch_visits_every_example_once_in_an_order_that_the_seed_gives():
+    first = [y for _, y in numbered().batches(3, seed=1)]
+    again = [y for _, y in numbered().batches(3, seed=1)]
+    other = [y for _, y in numbered().batches(3, seed=2)]
+    assert [len(y) for y in first] == [3, 3, 3, 1]
+    assert torch.cat(first).sort().values.tolist() == list(range(10))
+    assert torch.equal(torch.cat(first), torch.cat(again))
+    assert not torch.equal(torch.cat(first), torch.cat(other))
+
+
+def test_set_epoch_gives_the_order_of_that_epoch_whatever_came_before():
+    batches = numbered().batches(10)
+    orders = [next(iter(batches))[1] for _ in range(3)]
+    batches.set_epoch(1)
+    assert torch.equal(next(iter(batches))[1], orders[1])
+    assert not torch.equal(orders[0], orders[1])
+
+
+def test_without_shuffling_the_order_is_the_stored_one_and_drop_last_drops():
+    batches = numbered().batches(4, shuffle=False, drop_last=True)
+    assert [y.tolist() for _, y in batches] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert len(batches) == 2
+
+
+def test_batches_are_scaled_from_levels_and_a_transform_replaces_that():
+    levels = torch.arange(17, dtype=torch.uint8).view(17, 1, 1, 1)
+    split = Split(levels, torch.zeros(17, dtype=torch.long), levels=17)
+    x, _ = next(iter(split.batches(17, shuffle=False)))
+    torch.testing.assert_close(x.flatten(), torch.arange(17) / 16)
+    x, _ = next(iter(split.batches(17, shuffle=False, transform=lambda x: x)))
+    assert x.dtype == torch.uint8
+    x, _ = next(iter(split.batches(17, shuffle=False, transform=dequantize(17))))
+    assert torch.equal((x * 17).floor().flatten().long(), torch.arange(17))
+
+
+def test_take_keeps_labels_and_factors_beside_their_examples():
+    split = Split(torch.arange(5.0)[:, None], torch.arange(5), factors={"angle": torch.arange(5) * 10})
+    part = split.take(split.y > 2)
+    assert part.y.tolist() == [3, 4]
+    assert part.factors["angle"].tolist() == [30, 40]
+    assert len(split.take(slice(2))) == 2
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="x has 3 examples, but y has 2 labels"):
+        Split(torch.zeros(3, 2), torch.zeros(2))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        numbered().batches(0)
+    with pytest.raises(ValueError, match=r"no data set 'mnits'; there are: .*mnist"):
+        datasets.load("mnits")
+    with pytest.raises(ValueError, match=r"load\('digits'\) has no option 'sise'"):
+        datasets.load("digits", sise=8)

@@ -1,0 +1,69 @@
+"""Figures carry their labels and their descriptions."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import pytest
+import torch
+
+mpl.use("Agg")
+
+from dgm_lib import plots
+from dgm_lib.train import History
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plots.plt.close("all")
+
+
+def test_show_stores_the_description_with_the_picture(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda fig, metadata: shown.append((fig, metadata)))
+    fig = plots.images(torch.rand(3, 1, 8, 8))
+    plots.show(fig, "Three random images of eight by eight pixels.")
+    assert shown == [(fig, {"image/png": {"alt": "Three random images of eight by eight pixels."}})]
+    assert not plots.plt.fignum_exists(fig.number)  # shown once, not again at the end of the cell
+    with pytest.raises(ValueError, match="describe the figure"):
+        plots.show(fig, "loss")
+
+
+def test_curves_mark_the_epoch_that_was_kept():
+    fig = plots.curves(History({"train": [3.0, 2.0, 1.0], "validation": [3.0, 2.5, 2.7]}, [1.0] * 3, best_epoch=1))
+    (ax,) = fig.axes
+    assert ax.get_xlabel() == "epoch"
+    assert ax.get_ylabel() == "nats"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "validation"]
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [(2, 2.0), (2, 2.5)]
+
+
+def test_a_grid_of_cells_tiles_the_plane():
+    grid, area = plots.plane_grid(extent=2.0, n=40)
+    assert grid.shape == (1600, 2)
+    assert area * len(grid) == pytest.approx(16.0)
+    assert grid.mean(0).abs().max() < 1e-5
+
+
+def test_density_puts_the_first_coordinate_to_the_right():
+    _, (ax,) = plots.panels(1)
+    plots.density(ax, lambda x: torch.where(x[:, 0] > 0, 0.0, -99.0), n=10)
+    pixels = ax.images[0].get_array()
+    assert pixels[:, 9].min() > 0.9 > 0.1 > pixels[:, 0].max()
+
+
+def test_a_ruler_puts_the_worst_on_top_and_writes_each_figure():
+    fig = plots.ruler({"good": 80.0, "bad": 106.4}, xlabel="nats an image", baselines=["bad"])
+    (ax,) = fig.axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["bad", "good"]
+    assert ax.yaxis_inverted()
+    assert {text.get_text().strip() for text in ax.texts} == {"106.4", "80.0"}
+
+
+def test_grey_images_are_dark_ink_on_white_and_colour_stays():
+    _, (grey, colour) = plots.panels(2)
+    plots.image(grey, torch.ones(1, 2, 2))
+    plots.image(colour, torch.ones(3, 2, 2))
+    assert grey.images[0].get_array().max() == 0
+    assert colour.images[0].get_array().shape == (2, 2, 3)
