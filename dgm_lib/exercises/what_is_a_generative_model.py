@@ -1,0 +1,727 @@
+"""Exercises of notebook 01: divergences, maximum likelihood, classical models, the normalising constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from dgm_lib.exercises.engine import Exercise
+
+# ---- kl_divergence -------------------------------------------------------------------------------------------------
+
+
+def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
+    # KL(p ‖ q) = Σ p log(p/q). Where p is 0 the term is 0, since p log p → 0; where only q is 0 it is infinite.
+    terms = p * (p.log() - q.log())  # (…, K)
+    return torch.where(p > 0, terms, 0.0).sum(dim=-1)
+
+
+def pairs_of_distributions(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).softmax(-1)
+
+    same = draw(3, 5)
+    return [
+        (torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5])),
+        (draw(4), draw(4)),
+        (draw(3, 5), draw(3, 5)),
+        (draw(2, 3, 4), draw(2, 3, 4)),
+        (draw(1, 6), draw(1, 6)),
+        (same, same),
+        (draw(50, 17), draw(50, 17)),
+        (torch.tensor([0.0, 0.2, 0.8]), torch.tensor([0.3, 0.3, 0.4])),
+        (torch.tensor([0.0, 0.4, 0.6]), torch.tensor([0.0, 0.5, 0.5])),
+        (torch.tensor([0.3, 0.3, 0.4]), torch.tensor([0.0, 0.2, 0.8])),
+    ]
+
+
+def kl_clamped(p: Tensor, q: Tensor) -> Tensor:
+    p, q = p.clamp(min=1e-12), q.clamp(min=1e-12)
+    return (p * (p / q).log()).sum(-1)
+
+
+DIFFERENCES = (
+    "This measures p − q. A divergence of likelihoods compares by ratio: 0.001 for 0.1 is a worse mistake than 0.5 "
+    "for 0.6, though the difference is the same."
+)
+
+KL_DIVERGENCE = Exercise(
+    reference=kl_divergence,
+    statement="KL(p ‖ q) in nats of discrete distributions along the last dimension, (…, K) → (…); 0 · log 0 is 0.",
+    nudge="It is the mean, under p, of how much more probable p finds an outcome than q does: a mean of log p/q.",
+    right="zeros included. It is 0 only where p = q, and infinite where q rules out what p can do.",
+    inputs=pairs_of_distributions,
+    wrong=[
+        (
+            lambda p, q: kl_divergence(q, p),
+            "This is KL(q ‖ p), the other direction. The mean is taken under the first one, p; maximum likelihood "
+            "minimises this one with the data as p.",
+        ),
+        (
+            lambda p, q: -kl_divergence(p, q),
+            "Yours is negative, {yours}, and a KL divergence never is: the fraction in the logarithm is q/p instead "
+            "of p/q, or a minus is too many.",
+        ),
+        (
+            lambda p, q: kl_divergence(p, q) / math.log(2),
+            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
+        ),
+        (
+            lambda p, q: kl_divergence(p, q) / p.shape[-1],
+            "You average over the K outcomes. The weights p already make a mean of the terms, so they are summed.",
+        ),
+        (
+            lambda p, q: (p * (p / q).log()).sum(-1),
+            "Right as long as p > 0. Where p is 0, the computer makes 0 · (−inf) = nan of it; the term's limit is 0. "
+            "`torch.where` or `torch.xlogy` can say so.",
+        ),
+        (
+            lambda p, q: -(p * q.log()).sum(-1),
+            "This is the cross-entropy −Σ p log q, {yours}: it is not 0 even for q = p. Subtract the entropy of p, "
+            "and what remains is the price of using q.",
+        ),
+        (
+            lambda p, q: -torch.xlogy(p, q).sum(-1),
+            "This is the cross-entropy −Σ p log q, {yours}: it is not 0 even for q = p. Subtract the entropy of p, "
+            "and what remains is the price of using q.",
+        ),
+        (
+            lambda p, q: (p.log() - q.log()).sum(-1),
+            "The terms log p/q are not weighted. The mean is taken under p, so outcomes that p finds likely count "
+            "more.",
+        ),
+        (lambda p, q: (p - q).abs().sum(-1), DIFFERENCES),
+        (lambda p, q: (p - q).abs().sum(-1) / 2, DIFFERENCES),
+        (lambda p, q: (p - q).square().sum(-1), DIFFERENCES),
+        (
+            lambda p, q: (kl_divergence(p, q) + kl_divergence(q, p)) / 2,
+            "You average both directions. KL(p ‖ q) is not symmetric, and which direction is meant decides what a "
+            "model learns: here the mean under p alone is asked.",
+        ),
+        (
+            kl_clamped,
+            "Right until q = 0 where p > 0. There q calls impossible what happens with probability p, and the KL is "
+            "infinite; a clamp or a small constant turns that into {yours}, a number that only it decides.",
+        ),
+    ],
+)
+
+# ---- fit_gaussian --------------------------------------------------------------------------------------------------
+
+
+def fit_gaussian(x: Tensor) -> tuple[Tensor, Tensor]:
+    # Setting the derivatives of the log-likelihood to 0: mu is the mean, sigma² the mean squared distance from it.
+    mu = x.mean()
+    sigma = (x - mu).square().mean().sqrt()
+    return mu, sigma
+
+
+def samples(generator: Generator) -> list[tuple[Tensor]]:
+    def draw(n: int, mu: float = 0.0, sigma: float = 1.0) -> tuple[Tensor]:
+        return (mu + sigma * torch.randn(n, generator=generator),)
+
+    return [
+        (torch.tensor([0.0, 0.0, 0.0, 4.0]),),
+        draw(2),
+        draw(5, mu=-2.0),
+        draw(20, sigma=100.0),
+        draw(50, mu=3.0, sigma=0.5),
+        draw(1000),
+        (torch.rand(30, generator=generator).pow(3),),  # skewed: mean and median lie apart
+        (torch.full((6,), 1.5),),
+    ]
+
+
+FIT_GAUSSIAN = Exercise(
+    reference=fit_gaussian,
+    statement="The mean and the standard deviation (mu, sigma) under which the data x (N,) are most likely.",
+    nudge="Write the log-likelihood of N points, −N log sigma − Σ (x − mu)² / 2 sigma² + const, and find where its "
+    "derivatives are 0.",
+    right="two points and skewed data included. No other Gaussian gives these data a higher likelihood.",
+    inputs=samples,
+    wrong=[
+        (
+            lambda x: (x.mean(), x.std()),
+            "Your sigma divides by N − 1. That makes the variance unbiased, but it does not make the data most "
+            "likely: maximum likelihood divides by N (`correction=0` in torch).",
+        ),
+        (
+            lambda x: (x.mean(), x.var(correction=0)),
+            "Your second value is the variance. sigma is its square root, in the same unit as x.",
+        ),
+        (
+            lambda x: (x.mean(), x.var()),
+            "Your second value is the variance, and with N − 1 besides. sigma is a square root, and maximum "
+            "likelihood divides by N.",
+        ),
+        (
+            lambda x: (x.median(), (x - x.median()).abs().mean()),
+            "Median and mean distance are the maximum-likelihood fit of a Laplace distribution, whose density falls "
+            "with |x − mu|. A Gaussian's falls with the square.",
+        ),
+        (
+            lambda x: (x.mean(), (x - x.mean()).abs().mean()),
+            "Your sigma is the mean of |x − mu|. In a Gaussian the distance enters squared: average the squares, "
+            "then take the root.",
+        ),
+        (
+            lambda x: (x.std(correction=0), x.mean()),
+            "Both numbers are right, in the other order: mu comes first.",
+        ),
+        (
+            lambda x: (x.mean(), x.square().mean().sqrt()),
+            "Your sigma is the root of the mean of x², the distance from 0. Measure the distance from mu.",
+        ),
+        (
+            lambda x: (x.mean(), x.std(correction=0) / math.sqrt(len(x))),
+            "Your second value is sigma / √N, how uncertain the mean is. The spread of the data does not shrink "
+            "when more of them come.",
+        ),
+    ],
+)
+
+# ---- responsibilities ----------------------------------------------------------------------------------------------
+
+
+def responsibilities(x: Tensor, weights: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
+    # Bayes' rule: p(k|x) ∝ p(k) p(x|k). In logarithms, because far from all components every p(x|k) is 0 in floats.
+    # The constant −½ log 2π is the same for every component, so it drops out.
+    log_joint = weights.log() - sigma.log() - ((x[:, None] - mu) / sigma).square() / 2  # (N, K)
+    return log_joint.softmax(dim=1)
+
+
+def mixtures(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def draw(n: int, components: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, mu = (2 * torch.randn(size, generator=generator) for size in (n, components))
+        weights = torch.randn(components, generator=generator).softmax(0)
+        return x, weights, mu, 0.5 + 1.5 * torch.rand(components, generator=generator)
+
+    far = torch.tensor([1000.0, -1000.0])
+    return [
+        (torch.tensor([0.0, 1.0]), torch.tensor([0.75, 0.25]), torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.5])),
+        draw(5, 3),
+        draw(4, 4),
+        draw(1, 4),
+        draw(100, 2),
+        draw(10, 1),
+        (far, torch.tensor([0.5, 0.5]), torch.tensor([0.0, 3.0]), torch.tensor([1.0, 2.0])),
+    ]
+
+
+def joint(x: Tensor, weights: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
+    return weights * torch.exp(-((x[:, None] - mu) ** 2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
+
+
+def shared_by(log_joint: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *mixture: log_joint(*mixture).softmax(1)
+
+
+RESPONSIBILITIES = Exercise(
+    reference=responsibilities,
+    statement="For points x (N,) and a mixture of K Gaussians with weights, mu, sigma (K,), the matrix p(k|x), (N, K).",
+    nudge="Bayes' rule: how probable is component k, times how probable is x under it; then make each row sum to 1.",
+    right="points a thousand standard deviations away included. Each row sums to 1: how the E step shares out a point.",
+    inputs=mixtures,
+    wrong=[
+        (
+            shared_by(lambda x, w, mu, sigma: -sigma.log() - ((x[:, None] - mu) / sigma) ** 2 / 2),
+            "The weights are missing: you treat all components as equally common. Bayes' rule multiplies p(x|k) by "
+            "the prior p(k).",
+        ),
+        (
+            lambda *mixture: joint(*mixture) / joint(*mixture).sum(0),
+            "Your columns sum to 1, over the data. Each point is shared out among the components, so each row has to: "
+            "normalise over dimension 1.",
+        ),
+        (
+            joint,
+            "This is the joint p(k) p(x|k), and its rows sum to p(x). Divide by that sum and each row sums to 1.",
+        ),
+        (
+            lambda *mixture: torch.nn.functional.one_hot(responsibilities(*mixture).argmax(1), len(mixture[1])),
+            "You give each point wholly to its most probable component. That is k-means' hard choice; p(k|x) keeps "
+            "the doubt.",
+        ),
+        (
+            lambda *mixture: responsibilities(*mixture).log(),
+            "These are log p(k|x). The last step, exp, is missing.",
+        ),
+        (
+            lambda *mixture: joint(*mixture) / joint(*mixture).sum(1, keepdim=True),
+            "Right near the data. Far away every p(x|k) underflows to 0 and you divide 0 by 0. Stay in logarithms: "
+            "`log_joint - log_joint.logsumexp(...)`, or a softmax of it.",
+        ),
+        (
+            lambda *mixture: joint(*mixture) / (joint(*mixture).sum(1, keepdim=True) + 1e-12),
+            "Right near the data. Far away every p(x|k) underflows to 0, and the small constant in your denominator "
+            "makes the row sum to 0 instead of 1. In logarithms nothing underflows.",
+        ),
+        (
+            shared_by(lambda x, w, mu, sigma: w.log() - sigma.log() / 2 - (x[:, None] - mu) ** 2 / sigma / 2),
+            "You use sigma as if it were the variance. It is the standard deviation: divide x − mu by it before you "
+            "square.",
+        ),
+        (
+            shared_by(lambda x, w, mu, sigma: w.log() - ((x[:, None] - mu) / sigma) ** 2 / 2),
+            "The factor 1/sigma of the density is missing. It does not cancel: each component has its own sigma, and "
+            "a wide one spreads its probability thinner.",
+        ),
+        (
+            shared_by(lambda x, w, mu, sigma: w.log() - sigma.log() - ((x[:, None] - mu) / sigma) ** 2),
+            "The exponent lacks its half: a Gaussian falls as exp(−(x − mu)² / 2 sigma²).",
+        ),
+        (
+            lambda x, weights, mu, sigma: weights.expand(len(x), -1),
+            "These are the weights, the same for every point: the prior p(k), before x was seen.",
+        ),
+    ],
+)
+
+# ---- markov_log_prob -----------------------------------------------------------------------------------------------
+
+
+def markov_log_prob(x: Tensor, initial: Tensor, transition: Tensor) -> Tensor:
+    # p(x) = p(x_1) Π p(x_t | x_{t−1}): the first symbol, then T − 1 steps, each from row "now" to column "next".
+    now, following = x[:-1], x[1:]
+    return initial[x[0]].log() + transition[now, following].log().sum()
+
+
+def draw_rows(generator: Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator).softmax(-1)
+
+
+def chains(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def draw(length: int, symbols: int) -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.randint(0, symbols, (length,), generator=generator)
+        return x, draw_rows(generator, symbols), draw_rows(generator, symbols, symbols)
+
+    never_twice = torch.tensor([[0.0, 0.5, 0.5], [0.3, 0.0, 0.7], [0.9, 0.1, 0.0]])
+    return [
+        (torch.tensor([0, 1, 1]), torch.tensor([0.6, 0.4]), torch.tensor([[0.9, 0.1], [0.3, 0.7]])),
+        draw(3, 3),
+        draw(10, 3),
+        draw(2, 4),
+        draw(1, 4),
+        draw(50, 5),
+        draw(1000, 27),  # a page of text: its probability is far below the smallest float
+        (torch.tensor([1, 0, 2, 0]), torch.tensor([0.2, 0.5, 0.3]), never_twice),
+        (torch.tensor([1, 0, 0, 2]), torch.tensor([0.2, 0.5, 0.3]), never_twice),  # impossible: 0 after 0
+    ]
+
+
+def markov_prob(x: Tensor, initial: Tensor, transition: Tensor) -> Tensor:
+    return initial[x[0]] * transition[x[:-1], x[1:]].prod()
+
+
+def markov_clamped(x: Tensor, initial: Tensor, transition: Tensor) -> Tensor:
+    return markov_log_prob(x, initial.clamp(min=1e-12), transition.clamp(min=1e-12))
+
+
+MARKOV_LOG_PROB = Exercise(
+    reference=markov_log_prob,
+    statement="log p(x), in nats, of symbols x (T,) under a Markov chain; transition[i, j] = p(next is j | now is i).",
+    nudge="The product rule: the first symbol's probability, times that of each next one given the one before. "
+    "A logarithm makes a sum of it.",
+    right="a text of 1,000 symbols and an impossible one included. Each symbol only asks the one before it.",
+    inputs=chains,
+    wrong=[
+        (
+            lambda x, initial, transition: markov_log_prob(x, initial, transition.T),
+            "You read the table the wrong way round: rows are now, columns are next. transition[i, j] is the "
+            "probability of j after i, so each row sums to 1.",
+        ),
+        (
+            lambda x, initial, transition: transition[x[:-1], x[1:]].log().sum(),
+            "The first symbol is free in your sum: nothing comes before it, so its probability is initial[x[0]].",
+        ),
+        (
+            markov_prob,
+            "This is the probability itself, {yours}. Its logarithm is asked: a sum of logs, for the product of "
+            "1,000 factors is 0 in floats.",
+        ),
+        (
+            lambda *chain: markov_prob(*chain).log(),
+            "Right for short sequences. For 1,000 symbols the product underflows to 0, whose log is −inf: take the "
+            "log of each factor and add them up.",
+        ),
+        (
+            lambda x, initial, transition: markov_log_prob(x, initial, transition) / len(x),
+            "You divide by T: that is the mean per symbol, good for comparing texts of different length. "
+            "log p of the whole sequence is the sum.",
+        ),
+        (
+            lambda x, initial, transition: markov_log_prob(x[:-1] if len(x) > 1 else x, initial, transition),
+            "The last symbol does not count in your sum: T symbols have T − 1 transitions. Look where the loop or "
+            "the slice ends.",
+        ),
+        (
+            lambda x, initial, transition: initial[x].log().sum(),
+            "You draw every symbol from `initial`, as if each forgot the one before. Only the first comes from there.",
+        ),
+        (
+            lambda *chain: -markov_log_prob(*chain),
+            "This is −log p(x), the loss. The log-probability itself is asked, and it is never above 0.",
+        ),
+        (
+            lambda *chain: markov_log_prob(*chain) / math.log(2),
+            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
+        ),
+        (
+            markov_clamped,
+            "Right for every sequence that can occur. The one shown cannot, since the chain gives one of its steps "
+            "probability 0: log p is −inf, and a clamp or a small constant turns it into {yours}.",
+        ),
+    ],
+)
+
+# ---- hmm_log_prob --------------------------------------------------------------------------------------------------
+
+
+def hmm_log_prob(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
+    # The forward algorithm: alpha[k] = p(x_1 … x_t, state_t = k). Rabiner 1989, eqs. 19 to 21, in logarithms.
+    log_alpha = initial.log() + emission[:, x[0]].log()  # (K,)
+    for symbol in x[1:]:
+        arriving = (log_alpha[:, None] + transition.log()).logsumexp(dim=0)  # sum over where the step came from
+        log_alpha = arriving + emission[:, symbol].log()
+    return log_alpha.logsumexp(dim=0)
+
+
+def hidden_chains(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def draw(length: int, states: int, symbols: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = torch.randint(0, symbols, (length,), generator=generator)
+        tables = [draw_rows(generator, *shape) for shape in ((states,), (states, states), (states, symbols))]
+        return x, *tables
+
+    by_hand = [0, 1], [0.6, 0.4], [[0.7, 0.3], [0.4, 0.6]], [[0.9, 0.1], [0.2, 0.8]]
+    return [
+        tuple(map(torch.tensor, by_hand)),
+        draw(6, 3, 3),
+        draw(4, 4, 4),
+        draw(1, 3, 5),
+        draw(5, 3, 5),
+        draw(12, 2, 7),
+        draw(30, 4, 3),
+        draw(20, 1, 4),  # one state: the symbols are independent
+        draw(1000, 3, 5),
+    ]
+
+
+def hmm_underflowing(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
+    alpha = initial * emission[:, x[0]]
+    for symbol in x[1:]:
+        alpha = (alpha @ transition) * emission[:, symbol]
+    return alpha.sum().log()
+
+
+def viterbi(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
+    log_delta = initial.log() + emission[:, x[0]].log()
+    for symbol in x[1:]:
+        log_delta = (log_delta[:, None] + transition.log()).amax(0) + emission[:, symbol].log()
+    return log_delta.amax()
+
+
+def first_emission_forgotten(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
+    seen = torch.cat([torch.ones_like(emission[:, :1]), emission], 1)  # a symbol 0 that every state emits
+    return hmm_log_prob(torch.cat([x.new_zeros(1), x[1:] + 1]), initial, transition, seen)
+
+
+def last_emission_forgotten(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
+    return hmm_log_prob(x[:-1], initial, transition, emission) if len(x) > 1 else torch.tensor(0.0)
+
+
+HMM_LOG_PROB = Exercise(
+    reference=hmm_log_prob,
+    statement="log p(x), in nats, of symbols x (T,) under a hidden Markov model, by the forward algorithm; "
+    "emission[i, s] = p(symbol s | state i).",
+    nudge="Keep one number per state: the probability of all symbols so far together with being in that state now. "
+    "How does it change when one more symbol arrives?",
+    right="a sequence of 1,000 symbols included. T · K² steps instead of a sum over K^T paths.",
+    inputs=hidden_chains,
+    wrong=[
+        (
+            viterbi,
+            "This is the log-probability of the single best path (Viterbi). Many paths can make the same symbols, "
+            "and p(x) is their sum: logsumexp in place of max, at every step and at the end.",
+        ),
+        (
+            first_emission_forgotten,
+            "The first symbol is never looked at: the forward pass starts with initial times the emission of x[0].",
+        ),
+        (
+            last_emission_forgotten,
+            "The last symbol is never looked at. Look where your loop ends.",
+        ),
+        (
+            lambda x, initial, transition, emission: hmm_log_prob(x, initial, transition.T, emission),
+            "You sum over the wrong side of the transition: rows are now, columns are next, so the sum runs over the "
+            "rows, where the step came from (`alpha @ transition`).",
+        ),
+        (
+            lambda x, initial, transition, emission: hmm_log_prob(x, initial, transition, emission.T),
+            "You read the emission table the wrong way round: rows are states, columns are symbols, so a symbol s "
+            "gives the column emission[:, s].",
+        ),
+        (
+            lambda x, initial, transition, emission: hmm_log_prob(x, initial @ transition, transition, emission),
+            "You make a step before the first symbol. `initial` already is the distribution of the first state; T "
+            "symbols need T − 1 steps.",
+        ),
+        (
+            hmm_underflowing,
+            "Right for short sequences. For 1,000 symbols alpha underflows to 0: keep its logarithm (logsumexp), or "
+            "rescale it at every step and add up the logs of the scales.",
+        ),
+        (
+            lambda x, initial, *tables: hmm_log_prob(x, initial, *tables) - len(x) * math.log(len(initial)),
+            "You divide by the number of paths, K^T. p(x) is the sum over the paths, each already weighted by its "
+            "own probability; nothing is left to average.",
+        ),
+        (
+            lambda *model: hmm_log_prob(*model).exp(),
+            "This is the probability itself, {yours}. Its logarithm is asked: after 1,000 symbols the probability is "
+            "0 in floats.",
+        ),
+        (
+            lambda x, initial, transition, emission: (initial @ emission)[x].log().sum(),
+            "You draw the state anew from `initial` for every symbol, as if there were no transitions: the chain's "
+            "memory is what the model adds.",
+        ),
+        (
+            lambda x, initial, *tables: hmm_log_prob(x, initial, *tables) / len(x),
+            "You divide by T: that is the mean per symbol. log p of the whole sequence is asked.",
+        ),
+        (
+            lambda *model: -hmm_log_prob(*model),
+            "This is −log p(x), the loss. The log-probability itself is asked, and it is never above 0.",
+        ),
+    ],
+)
+
+# ---- log_partition -------------------------------------------------------------------------------------------------
+
+
+def log_partition(f: Tensor) -> Tensor:
+    # log Z = log Σ exp(−f). logsumexp takes the largest term out before exp, so that one term is exp(0) = 1.
+    return (-f).logsumexp(dim=-1)
+
+
+def energies(generator: Generator) -> list[tuple[Tensor]]:
+    def draw(*shape: int, scale: float = 1.0, shift: float = 0.0) -> tuple[Tensor]:
+        return (scale * torch.randn(shape, generator=generator) + shift,)
+
+    return [
+        (torch.tensor([0.0, 1.0, 2.0]),),
+        (torch.zeros(4),),
+        draw(5),
+        draw(3, 4),
+        draw(3, 3),
+        draw(2, 3, 6, scale=3.0),
+        draw(1),
+        draw(2, 1024),
+        draw(5, 4, shift=1000.0),
+        draw(5, 4, shift=-1000.0),
+        draw(3, 8, scale=1000.0),
+    ]
+
+
+LOG_PARTITION = Exercise(
+    reference=log_partition,
+    statement="log Z = log Σ exp(−f), in nats, from the values f (…, N) of all N states; the sum is over the last "
+    "dimension.",
+    nudge="Three steps, innermost first: the unnormalised probability exp(−f) of each state, their sum Z, its log.",
+    right="energies of ±1000 included. Shifting f by c shifts log Z by −c, and no probability changes.",
+    inputs=energies,
+    wrong=[
+        (
+            lambda f: f.logsumexp(-1),
+            "You sum exp(+f). Here low f means probable, as with an energy: the unnormalised probability is exp(−f).",
+        ),
+        (
+            lambda f: (-f).logsumexp(-1) - math.log(f.shape[-1]),
+            "You take the mean of exp(−f) over the states. Z is the sum: with four states of f = 0, log Z is log 4.",
+        ),
+        (
+            lambda f: (-f).exp().sum(-1).log(),
+            "Right for small f; at ±1000, exp overflows or underflows and log Z becomes {yours}. Take the largest "
+            "term out of the sum first (log-sum-exp).",
+        ),
+        (
+            lambda f: -(-f).logsumexp(-1),
+            "This is −log Z, the free energy. The sign in front of the logarithm is one too many.",
+        ),
+        (
+            lambda f: (-f).logsumexp(-1) / math.log(2),
+            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
+        ),
+        (
+            lambda f: -f.sum(-1),
+            "This is Σ −f, the logarithm of a product. exp and log do not cancel through a sum: Z adds up the "
+            "exponentials.",
+        ),
+        (
+            lambda f: -f.amin(-1),
+            "This is −min f, the most probable state alone. It is the largest term of the sum; the others add to it.",
+        ),
+        (
+            lambda f: (-f).exp().sum(-1),
+            "This is Z itself, {yours}. The last step, the logarithm, is missing.",
+        ),
+        (
+            lambda f: (-f).logsumexp(0),
+            "You sum over the first dimension. The states lie along the last one; the others are a batch.",
+        ),
+    ],
+)
+
+# ---- predictions ---------------------------------------------------------------------------------------------------
+
+
+def digits_table_size() -> float:
+    # 17 levels in each of 64 pixels: 17 · 17 · … · 17 = 17^64 images, and the table needs one number for each.
+    return 64 * math.log10(17)
+
+
+DIGITS_TABLE_SIZE = Exercise(
+    reference=digits_table_size,
+    statement="How many numbers would a table of p(x) hold, one for each 8×8 image with 17 levels? Answer with its "
+    "log10.",
+    nudge="How many images of one pixel are there? Of two pixels?",
+    right="10^78.75 numbers, about as many as there are atoms in the observable universe. Every model in this course "
+    "is a way around that table.",
+    rtol=4e-3,
+    wrong=[
+        (
+            17 * 64,
+            "17 · 64 = 1088 is the size of 64 separate tables, one for each pixel: that is the model of independent "
+            "pixels. Choices multiply; how many images of two pixels are there?",
+        ),
+        (
+            math.log10(17 * 64),
+            "That is log10 of 17 · 64, the size of 64 separate tables. Each further pixel multiplies the number of "
+            "images by 17; it does not add 17.",
+        ),
+        (17**64, "That is the number itself. Answer with its log10, which fits on a line."),
+        (64**17, "Base and exponent are exchanged: each of the 64 pixels has 17 levels, not the other way round."),
+        (
+            17 * math.log10(64),
+            "Base and exponent are exchanged: each of the 64 pixels has 17 levels, not the other way round.",
+        ),
+        (64 * math.log(17), "The right number, as a natural logarithm: divide by log 10 to count decimal places."),
+        (64 * math.log2(17), "The right number, in bits: divide by log2 10 to count decimal places."),
+        (64 * math.log10(16), "Nearly: the levels are 0 … 16, and those are 17."),
+        (64 * math.log10(256), "That would be 8-bit pixels. The digits have 17 levels."),
+        (8 * math.log10(17), "That is one row of 8 pixels. The image has 8 · 8 of them."),
+        (64, "64 is the number of pixels, right if each had ten levels. They have 17."),
+    ],
+)
+
+
+def cost_of_noise() -> float:
+    # q(x) = 0.01 p(x) + 0.99 noise(x) ≥ 0.01 p(x), so −log q(x) ≤ −log p(x) + log 100, for every x.
+    return math.log(100)
+
+
+COST_OF_NOISE = Exercise(
+    reference=cost_of_noise,
+    statement="A model draws noise 99 times in 100 and a perfect sample, from p itself, once. By how many nats per "
+    "image, at most, is its log-likelihood below that of p?",
+    nudge="Write the model as q(x) = 0.01 p(x) + 0.99 noise(x). How small can q(x) be where p(x) is given?",
+    right="log 100 = 4.61 nats, out of a hundred for a digit. Likelihood hardly sees what the eye sees at once, and "
+    "the other way round (Theis, van den Oord & Bethge 2016).",
+    rtol=1.5e-3,
+    wrong=[
+        (0.99, "99 % is the share of bad samples. The likelihood asks something else: how probable q makes a real x."),
+        (99, "99 % is the share of bad samples. The likelihood asks something else: how probable q makes a real x."),
+        (100, "Right: q(x) is at least p(x) / 100. That is a factor; in nats it is its logarithm."),
+        (2, "You took log10 of the factor 100. In nats it is the natural logarithm."),
+        (math.log2(100), "That is in bits. In nats it is the natural logarithm."),
+        (
+            0.01,
+            "0.01 is the share of good samples (and nearly −log 0.99, the price of 1 % noise). What does a factor "
+            "0.01 in q(x) do to log q(x)?",
+        ),
+        (-math.log(100), "The size is right. The loss was asked, how many nats below, so it is positive."),
+        (math.log(99), "Close: q(x) ≥ 0.01 p(x). The factor is 0.01, whatever share the noise has."),
+        (math.inf, "Were q(x) 0 somewhere, yes. But q(x) is never below 0.01 p(x)."),
+        (0, "Only if the noise were as good as p. Where noise(x) is nearly 0, what is left of q(x)?"),
+    ],
+)
+
+
+def typical_distance() -> float:
+    # The squared distance is a sum of 784 squares, each 1 on average: 784 in all, and it hardly varies. √784 = 28.
+    return math.sqrt(784)
+
+
+TYPICAL_DISTANCE = Exercise(
+    reference=typical_distance,
+    statement="How far from the origin do draws of a standard Gaussian in 784 dimensions (28×28 pixels) lie, "
+    "typically?",
+    nudge="Square it: the squared distance is a sum of 784 squares. What is each of them on average?",
+    right="28 = √784, give or take 0.7. The density is highest at the origin, and no draw ever comes near it.",
+    rtol=4e-3,
+    wrong=[
+        (
+            0,
+            "The density is highest at 0, but there is hardly any room there: the volume at distance r grows as "
+            "r^783. Draws lie where density times volume is largest.",
+        ),
+        (1, "Each coordinate is about 1 away from 0, and there are 784 of them. How do distances add up?"),
+        (784, "784 is the mean of the squared distance. The distance is its square root."),
+        (
+            math.sqrt(2 * 784),
+            "That is how far two draws are from each other. The question is how far one is from the origin.",
+        ),
+        (
+            784 * math.sqrt(2 / math.pi),
+            "That is the sum of |x| over the coordinates. The distance is the root of the sum of squares.",
+        ),
+        (
+            3,
+            "Three standard deviations hold nearly all draws in one dimension. Here 784 coordinates add up.",
+        ),
+    ],
+)
+
+
+def maximum_likelihood_fit() -> str:
+    # The likelihood averages log q(x) over the data, and log q → −∞ wherever q leaves data out: q has to cover all.
+    return "a"
+
+
+MAXIMUM_LIKELIHOOD_FIT = Exercise(
+    reference=maximum_likelihood_fit,
+    statement="One Gaussian is fitted by maximum likelihood to two narrow, equal clusters far apart. It becomes (a) "
+    "one wide bump over both, (b) a narrow bump on one of them, (c) a narrow bump between them.",
+    nudge="Maximum likelihood averages log q(x) over the data. What does a point cost that q finds nearly impossible?",
+    right="a wide bump over both, its top where there are no data at all. Maximising likelihood is minimising "
+    "KL(data ‖ model): whatever the model leaves out costs without limit.",
+    wrong=[
+        (
+            "b",
+            "Half of the data would then be nearly impossible under the model, at a cost that grows with the squared "
+            "distance. Minimising KL(model ‖ data), the other direction, chooses so.",
+        ),
+        (
+            "c",
+            "The place is right: mu is the mean. But sigma² is the mean squared distance from it, and all data are "
+            "far away.",
+        ),
+    ],
+)
+
+EXERCISES = [
+    KL_DIVERGENCE,
+    FIT_GAUSSIAN,
+    RESPONSIBILITIES,
+    MARKOV_LOG_PROB,
+    HMM_LOG_PROB,
+    LOG_PARTITION,
+    DIGITS_TABLE_SIZE,
+    COST_OF_NOISE,
+    TYPICAL_DISTANCE,
+    MAXIMUM_LIKELIHOOD_FIT,
+]

@@ -1,0 +1,661 @@
+"""Every exercise accepts what is right, however it is written, and answers each usual mistake with its own hint."""
+
+import inspect
+import math
+import re
+from functools import partial
+from itertools import combinations, pairwise, product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Categorical, Normal
+
+from dgm_lib import exercises, runtime
+from dgm_lib.exercises import Exercise, check, engine, find, hint, judge, solution
+from dgm_lib.exercises.values import as_tensor, show, show_pair
+
+ALL = [exercise for notebook in exercises.NOTEBOOKS for exercise in notebook.EXERCISES]
+FUNCTIONS = [exercise for exercise in ALL if exercise.inputs]
+VALUES = [exercise for exercise in ALL if not exercise.inputs]
+WRONG = [(exercise, number) for exercise in ALL for number in range(len(exercise.wrong))]
+
+
+def by_name(case):
+    return case.name if isinstance(case, Exercise) else None
+
+
+def plain(message: str) -> str:
+    return " ".join(message.split())
+
+
+# ---- right answers -------------------------------------------------------------------------------------------------
+
+
+def cross_entropy_in_numpy(logits, labels):
+    logits = logits.numpy().astype(np.float64)
+    top = logits.max(axis=1, keepdims=True)
+    log_z = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
+    return float(np.mean([log_z[i] - logits[i, label] for i, label in enumerate(labels.tolist())]))
+
+
+def gradient_by_autograd(logits, labels):
+    logits = logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), logits)
+    return gradient
+
+
+def kl_in_loops(p, q):
+    def one(p, q):
+        if any(b == 0 < a for a, b in zip(p, q)):
+            return math.inf
+        return sum(a * math.log(a / b) for a, b in zip(p, q) if a > 0)
+
+    rows = [one(a, b) for a, b in zip(p.reshape(-1, p.shape[-1]).tolist(), q.reshape(-1, q.shape[-1]).tolist())]
+    return torch.tensor(rows, dtype=torch.float64).reshape(p.shape[:-1])
+
+
+def kl_by_torch(p, q):
+    terms = F.kl_div(q.log(), p, reduction="none")
+    return torch.where(p > 0, terms, torch.zeros(())).sum(-1)
+
+
+def fit_by_scipy(x):
+    from scipy.stats import norm
+
+    return norm.fit(x.double().numpy())
+
+
+def responsibilities_by_distributions(x, weights, mu, sigma):
+    mixture = torch.distributions.MixtureSameFamily(Categorical(weights), Normal(mu, sigma))
+    joint = Categorical(weights).logits + Normal(mu, sigma).log_prob(x[:, None])
+    return (joint - mixture.log_prob(x)[:, None]).exp()
+
+
+def markov_in_a_loop(x, initial, transition):
+    total = initial[x[0]].log().item()
+    for now, following in pairwise(x):
+        probability = transition[now, following].item()
+        total += math.log(probability) if probability > 0 else -math.inf
+    return total
+
+
+def hmm_scaled(x, initial, transition, emission):
+    initial, transition, emission = initial.double(), transition.double(), emission.double()
+    alpha, total = initial * emission[:, x[0]], 0.0
+    for symbol in [*x[1:].tolist(), None]:
+        scale = alpha.sum()
+        total = total + scale.log()
+        if symbol is not None:
+            alpha = (alpha / scale) @ transition * emission[:, symbol]
+    return total
+
+
+ALTERNATIVES = {
+    "scale_pixels": [
+        lambda x, levels: x / (levels - 1),
+        lambda x, levels: x.numpy() / (levels - 1),
+        lambda x, levels: torch.linspace(0, 1, levels, dtype=torch.float64)[x.long()],
+    ],
+    "cross_entropy": [
+        F.cross_entropy,
+        cross_entropy_in_numpy,
+        lambda logits, labels: F.nll_loss(logits.log_softmax(1), labels),
+        lambda logits, labels: -Categorical(logits=logits.double()).log_prob(labels).mean(),
+    ],
+    "cross_entropy_gradient": [
+        gradient_by_autograd,
+        lambda logits, labels: (logits.softmax(1) - F.one_hot(labels, logits.shape[1])).numpy() / len(labels),
+    ],
+    "accuracy": [
+        lambda logits, labels: (logits.max(1).indices == labels).double().mean(),
+        lambda logits, labels: np.mean(logits.numpy().argmax(1) == labels.numpy()),
+        lambda logits, labels: sum(row.argmax() == label for row, label in zip(logits, labels)) / len(labels),
+    ],
+    "kl_divergence": [kl_in_loops, kl_by_torch, lambda p, q: (p.xlogy(p) - p.xlogy(q)).sum(-1)],
+    "fit_gaussian": [
+        fit_by_scipy,
+        lambda x: torch.stack([x.mean(), x.std(correction=0)]),
+        lambda x: (x.numpy().mean(), x.numpy().std()),
+        lambda x: np.array([x.mean(), (x.double().square().mean() - x.double().mean() ** 2).clamp(0).sqrt()]),
+    ],
+    "responsibilities": [responsibilities_by_distributions],
+    "markov_log_prob": [
+        markov_in_a_loop,
+        lambda x, initial, transition: torch.cat([initial[x[:1]], transition[x[:-1], x[1:]]]).log().sum(),
+    ],
+    "hmm_log_prob": [hmm_scaled],
+    "log_partition": [
+        lambda f: torch.log(torch.exp(f.amin(-1, keepdim=True) - f).sum(-1)) - f.amin(-1),
+        lambda f: np.logaddexp.reduce(-f.numpy().astype(np.float64), axis=-1),
+    ],
+    "digits_table_size": [78.7, torch.tensor([78.748]), math.log10(17**64)],
+    "cost_of_noise": [4.6, -math.log(0.01), np.log(100)],
+    "typical_distance": [28, np.float32(28), 27.99],
+    "maximum_likelihood_fit": ["A", " a"],
+}
+
+
+def test_names_are_unique_and_every_exercise_has_another_right_answer():
+    names = [exercise.name for exercise in ALL]
+    assert len(names) == len(set(names))
+    assert set(ALTERNATIVES) == set(names)
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=by_name)
+def test_reference_is_right(exercise):
+    verdict = engine.judge(exercise, exercise.reference if exercise.inputs else exercise.reference())
+    assert verdict.status == "right", verdict.message
+    assert verdict.message.startswith(f"✓ {exercise.name}: ")
+    assert plain(exercise.right) in plain(verdict.message)
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, a) for name, answers in ALTERNATIVES.items() for a in answers])
+def test_alternative_is_right(name, answer):
+    verdict = judge(name, answer)
+    assert verdict.status == "right", verdict.message
+
+
+def test_hmm_reference_is_the_sum_over_all_paths():
+    for x, initial, transition, emission in find("hmm_log_prob").draw_inputs()[:5]:
+        total = 0.0
+        for path in product(range(len(initial)), repeat=len(x)):
+            first = initial[path[0]]
+            steps = math.prod(float(transition[i, j]) for i, j in pairwise(path))
+            total += float(first) * steps * math.prod(float(emission[k, s]) for k, s in zip(path, x))
+        assert find("hmm_log_prob").reference(x, initial, transition, emission) == pytest.approx(
+            math.log(total), abs=1e-5
+        )
+
+
+def test_predictions_hold():
+    draws = torch.randn(2000, 784, generator=torch.Generator().manual_seed(0)).norm(dim=1)
+    assert draws.mean() == pytest.approx(find("typical_distance").reference(), abs=0.1)
+    p, noise = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.0, 0.0, 1.0])  # the worst noise: never where p is
+    lost = find("kl_divergence").reference(p, 0.01 * p + 0.99 * noise)
+    assert lost.item() == pytest.approx(find("cost_of_noise").reference(), abs=1e-5)
+    x = torch.cat([torch.randn(500) - 20, torch.randn(500) + 20])
+    fits = {"a": Normal(0.0, 20.0), "b": Normal(20.0, 1.0), "c": Normal(0.0, 1.0)}
+    best = max(fits, key=lambda choice: fits[choice].log_prob(x).mean())
+    assert best == find("maximum_likelihood_fit").reference()
+
+
+# ---- known wrong answers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("exercise", "number"), WRONG, ids=by_name)
+def test_wrong_answer_gets_its_own_hint(exercise, number):
+    answer, own = exercise.wrong[number]
+    verdict = engine.judge(exercise, answer)
+    assert verdict.status == "wrong"
+    assert verdict.message.startswith(f"✗ {exercise.name}: ")
+    for part in re.split(r"\{\w+\}", own):  # what stands between the fields
+        assert plain(part) in plain(verdict.message)
+    assert not re.search(r"\{\w+\}", verdict.message)
+
+
+@pytest.mark.parametrize("exercise", FUNCTIONS, ids=by_name)
+def test_inputs_separate_all_wrong_answers(exercise):
+    """Without the leniency about infinities, and in both directions: no two mistakes look alike on every input."""
+    for (one, its_hint), (other, another) in combinations(exercise.wrong, 2):
+        assert its_hint == another or not looks_like(exercise, one, other), (its_hint, another)
+
+
+def looks_like(exercise, one, other) -> bool:
+    return all(
+        a is not None and b is not None and a.shape == b.shape and torch.allclose(a, b, 1e-5, 1e-5, equal_nan=True)
+        for a, b in ((outcome(one, args), outcome(other, args)) for args in exercise.draw_inputs())
+    )
+
+
+def outcome(function, arguments) -> Tensor | None:
+    try:
+        return as_tensor(function(*arguments))
+    except (RuntimeError, IndexError):
+        return None
+
+
+@pytest.mark.parametrize("exercise", VALUES, ids=by_name)
+def test_wrong_values_differ(exercise):
+    values = [value for value, _ in exercise.wrong]
+    for one, other in combinations([*values, exercise.reference()], 2):
+        if not isinstance(one, str):
+            assert not math.isclose(float(one), float(other), rel_tol=exercise.rtol, abs_tol=2e-5)
+
+
+# As a learner would write them, none taken from the lists of the exercises: (name, answer, words of the hint)
+def naive_responsibilities_with_equal_weights(x, weights, mu, sigma):
+    density = torch.exp(Normal(mu, sigma).log_prob(x.unsqueeze(1)))
+    return density / density.sum(1, keepdim=True)
+
+
+def cross_entropy_written_in_steps(logits, labels, reduce):
+    exponentials = torch.exp(logits)
+    return reduce(torch.log(exponentials.sum(1)) - logits[range(len(labels)), labels])
+
+
+def best_path(x, initial, transition, emission):
+    delta = initial * emission[:, x[0]]
+    for symbol in x[1:]:
+        delta = (delta[:, None] * transition).max(0).values * emission[:, symbol]
+    return delta.max().log()
+
+
+def hmm_with_rows_and_columns_exchanged(x, initial, transition, emission):
+    alpha = initial * emission[:, x[0]]
+    for symbol in x[1:]:
+        alpha = emission[:, symbol] * (transition @ alpha)
+    return alpha.sum().log()
+
+
+def hmm_with_wrong_table(x, initial, transition, emission):
+    alpha = initial * emission[x[0]]  # raises as soon as the table is not square
+    for symbol in x[1:]:
+        alpha = alpha @ transition * emission[symbol]
+    return alpha.sum().log()
+
+
+SEEN = [
+    ("cross_entropy", partial(cross_entropy_written_in_steps, reduce=torch.mean), "log-sum-exp"),
+    ("cross_entropy", partial(cross_entropy_written_in_steps, reduce=torch.sum), "grows with the batch"),
+    ("cross_entropy", lambda a, y: -torch.log(a.softmax(1)[range(len(y)), y]).mean(), "underflows to 0 before"),
+    ("cross_entropy", lambda a, y: -a.softmax(1).clamp(min=1e-8)[range(len(y)), y].log().mean(), "ceiling"),
+    ("cross_entropy", lambda a, y: F.cross_entropy(a, y, reduction="none"), "single terms"),
+    ("cross_entropy", lambda a, y: F.cross_entropy(a.softmax(1), y).double(), "twice"),
+    ("accuracy", lambda a, y: np.sum(a.numpy().argmax(1) == y.numpy()), "how many are right"),
+    ("accuracy", lambda a, y: (a.argmax(0) == y).float().mean(), "down the columns"),
+    ("accuracy", lambda a, y: (a.argmax(1) == y).float(), "single terms"),
+    ("kl_divergence", lambda p, q: (p * (p.log() - q.log())).sum(-1), "0 · (−inf)"),
+    ("kl_divergence", lambda p, q: ((p + 1e-9) * ((p + 1e-9) / (q + 1e-9)).log()).sum(-1), "calls impossible"),
+    ("kl_divergence", lambda p, q: torch.nan_to_num(p * (p / q).log()).sum(-1), "calls impossible"),
+    ("kl_divergence", lambda p, q: (p * (q / p).log()).sum(-1), "never is"),
+    ("kl_divergence", lambda p, q: kl_in_loops(p, q).mean(), "mean over all of them"),
+    ("kl_divergence", lambda p, q: kl_in_loops(p, q).unsqueeze(-1), "keepdim"),
+    ("fit_gaussian", lambda x: (np.mean(x.numpy()), np.std(x.numpy(), ddof=1)), "N − 1"),
+    ("fit_gaussian", lambda x: torch.tensor([x.mean(), x.var(correction=0)]), "variance"),
+    ("responsibilities", naive_responsibilities_with_equal_weights, "weights are missing"),
+    ("responsibilities", lambda *m: responsibilities_by_distributions(*m).T, "is the transpose"),
+    ("markov_log_prob", lambda x, i, t: np.log(np.prod([i[x[0]], *t[x[:-1], x[1:]]])), "underflows"),
+    ("hmm_log_prob", best_path, "Viterbi"),
+    ("hmm_log_prob", hmm_with_rows_and_columns_exchanged, "wrong side"),
+    ("hmm_log_prob", hmm_with_wrong_table, "emission table"),
+    ("log_partition", lambda f: torch.exp(-f).mean(-1).log(), "mean of exp(−f)"),
+    ("log_partition", lambda f: torch.exp(-f.double()).sum(-1).log(), "log-sum-exp"),
+    ("log_partition", lambda f: torch.exp(f).sum(-1).log(), "exp(+f)"),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), SEEN)
+def test_mistake_is_recognised_as_a_learner_writes_it(name, answer, words):
+    verdict = judge(name, answer)
+    assert verdict.status == "wrong"
+    assert words in plain(verdict.message)
+
+
+# ---- not attempted -------------------------------------------------------------------------------------------------
+
+
+def only_dots(logits, labels):
+    """What the exercise's cell holds."""
+    ...
+
+
+def only_pass(logits, labels):
+    pass
+
+
+def not_implemented(logits, labels):
+    raise NotImplementedError
+
+
+def dots_returned(logits, labels):
+    log_p = ...
+    return log_p
+
+
+def dots_computed_with(logits, labels):
+    log_p = ...
+    return -log_p.mean()
+
+
+def dots_multiplied(logits, labels):
+    return logits * ...
+
+
+UNTOUCHED = [None, ..., only_dots, only_pass, not_implemented, dots_returned, dots_computed_with, dots_multiplied]
+
+
+@pytest.mark.parametrize("answer", UNTOUCHED)
+def test_untouched_is_neither_right_nor_wrong(answer, capsys):
+    verdict = judge("cross_entropy", answer)
+    assert verdict.status == "not attempted"
+    assert verdict.message == "· cross_entropy: not attempted yet. Replace the ... in the cell above."
+    assert check("cross_entropy", answer) is None
+    assert capsys.readouterr().out == verdict.message + "\n"
+
+
+@pytest.mark.parametrize("answer", [None, ...])
+@pytest.mark.parametrize("exercise", ALL, ids=by_name)
+def test_no_answer_is_not_attempted(exercise, answer):
+    assert engine.judge(exercise, answer).status == "not attempted"
+
+
+def test_forgotten_return_is_named():
+    def without_return(logits, labels):
+        F.cross_entropy(logits, labels)
+
+    verdict = judge("cross_entropy", without_return)
+    assert verdict.status == "not attempted"
+    assert "`return`" in verdict.message
+
+
+# ---- answers that cannot be compared -------------------------------------------------------------------------------
+
+
+def helper(log_p):
+    return log_p[99]
+
+
+def raises_in_helper(logits, labels):
+    log_p = logits.log_softmax(1)
+    return helper(log_p)
+
+
+def raises_in_torch(logits, labels):
+    return F.cross_entropy(logits, labels + 100)
+
+
+RAISING = [(raises_in_helper, helper), (raises_in_torch, raises_in_torch), (partial(raises_in_helper), helper)]
+
+
+@pytest.mark.parametrize(("answer", "place"), RAISING)
+def test_exception_is_named_with_the_learners_own_line(answer, place):
+    source, first = inspect.getsourcelines(place)
+    verdict = judge("cross_entropy", answer)
+    assert verdict.status == "error"
+    assert f"IndexError in line {first + 1}, inside `{place.__name__}`: `{source[1].strip()}`" in verdict.message
+    assert "logits = [[2, 0, -1], [0, 1, 3]], labels = [0, 1]" in verdict.message
+    assert "Traceback" not in verdict.message
+    assert "/" not in verdict.message
+
+
+def test_exception_after_a_known_mistake_does_not_hide_it():
+    def minus_forgotten_and_too_short(logits, labels):
+        return -F.cross_entropy(logits[:8], labels.reshape(8 if len(labels) > 8 else -1))
+
+    verdict = judge("cross_entropy", minus_forgotten_and_too_short)
+    assert verdict.status == "wrong"
+    assert "mean log-likelihood" in verdict.message
+
+
+def changes_argument(logits, labels):
+    logits -= logits.amax(1, keepdim=True)
+    return F.cross_entropy(logits, labels)
+
+
+CANNOT = [
+    (changes_argument, "wrong", "changes its argument `logits` in place"),
+    (lambda logits: logits, "error", "called with (logits, labels), but your function takes (logits)"),
+    (lambda logits, labels: "1.17", "wrong", "returns a str"),
+    (lambda logits, labels: {"loss": 1.0}, "wrong", "returns a dict"),
+    (lambda logits, labels: (logits, labels), "wrong", "the shapes (2, 3), (2,)"),
+    (lambda logits, labels: 1j * logits, "wrong", "returns a Tensor"),
+    (torch.tensor(1.17), "error", 'check("cross_entropy", my_cross_entropy)'),
+    (3.0, "error", "not the float that it returns"),
+    (lambda logits, labels: logits.nope, "error", "AttributeError"),
+    (lambda logits, labels: 1 / 0, "error", "ZeroDivisionError"),
+    (nn.Linear(3, 3), "error", "TypeError"),
+]
+
+
+@pytest.mark.parametrize(("answer", "status", "words"), CANNOT)
+def test_what_cannot_be_compared_is_explained(answer, status, words):
+    verdict = judge("cross_entropy", answer)
+    assert verdict.status == status
+    assert words in plain(verdict.message)
+
+
+def test_long_and_addressed_messages_are_cut():
+    def raises(logits, labels):
+        raise ValueError(f"{object()} " + "very " * 200 + "\nsecond line")
+
+    message = judge("cross_entropy", raises).message
+    assert "0x" not in message
+    assert "second line" not in message
+    assert len(message) < 500
+
+
+def test_value_exercises_explain_too():
+    assert "for a value" in judge("digits_table_size", math.log10).message
+    assert judge("digits_table_size", [1, 2]).status == "error"
+    assert judge("digits_table_size", "many").status == "error"
+    assert "too small" in judge("digits_table_size", 50).message
+    assert "too large" in judge("digits_table_size", torch.tensor([90.0])).message
+    assert "nan" in judge("digits_table_size", math.nan).message
+    assert judge("digits_table_size", 17**640).status == "wrong"
+    assert "wrong sign" in judge("digits_table_size", -64 * math.log10(17)).message
+    assert '"a", "b", "c"' in judge("maximum_likelihood_fit", "d").message
+    assert judge("maximum_likelihood_fit", 3).status == "error"
+
+
+@pytest.mark.parametrize("exercise", VALUES, ids=by_name)
+def test_a_wrong_value_does_not_give_the_right_one_away(exercise):
+    answer = exercise.reference()
+    if isinstance(answer, float):
+        assert f"{answer:.4g}" not in engine.judge(exercise, 12345.0).message
+
+
+def test_unknown_names_are_answered_with_near_ones():
+    with pytest.raises(ValueError, match="'cros_entropy'; did you mean 'cross_entropy'"):
+        check("cros_entropy", None)
+    with pytest.raises(ValueError, match="there are: scale_pixels, cross_entropy"):
+        solution("xyz")
+    with pytest.raises(ValueError, match="name comes first"):
+        check(F.cross_entropy, "cross_entropy")
+
+
+# ---- what every exercise notices -----------------------------------------------------------------------------------
+
+
+def moments(x):
+    return x.square().mean(1) + 0.5
+
+
+def some_matrices(generator):
+    sizes = [(2, 3), (4, 4), (5, 2), (1, 3), (7, 6)]
+    return [(torch.rand(size, generator=generator),) for size in sizes]
+
+
+def softmaxed(x):
+    return x.softmax(1)
+
+
+def total(x):
+    return x.sum()
+
+
+def exercise_of(reference) -> Exercise:
+    return Exercise(reference, "Statement.", "Nudge.", "all of them.", wrong=[], inputs=some_matrices)
+
+
+calls = []
+
+DETECTED = [
+    (moments, lambda x: -moments(x), "wrong sign"),
+    (moments, lambda x: moments(x) / math.log(2), "log2 in place of the natural"),
+    (moments, lambda x: moments(x) / math.log(10), "log10 in place of the natural"),
+    (moments, lambda x: moments(x) * math.log(2), "factor log 2 too many"),
+    (moments, lambda x: moments(x) * len(x), "a sum where the mean is asked"),
+    (moments, lambda x: moments(x) / len(x), "a mean where the sum is asked"),
+    (moments, lambda x: 100 * moments(x), "percent"),
+    (moments, lambda x: 1 - moments(x), "one minus the reference"),
+    (moments, lambda x: moments(x).exp(), "a logarithm, is missing"),
+    (moments, lambda x: (-moments(x)).exp(), "and then its negative"),
+    (moments, lambda x: moments(x).log(), "one logarithm too many"),
+    (moments, lambda x: moments(x).square(), "Is a square root missing"),
+    (moments, lambda x: moments(x).sqrt(), "`sqrt` too many"),
+    (moments, lambda x: 1 / moments(x), "upside down"),
+    (moments, lambda x: moments(x).flip(0), "order along the last dimension is reversed"),
+    (moments, lambda x: moments(x)[:, None], "dimension of length 1 should not be there"),
+    (moments, lambda x: moments(x)[None], "first dimension of length 1"),
+    (moments, lambda x: moments(x).mean(), "mean over all of them"),
+    (moments, lambda x: moments(x).sum(), "sum over all of them"),
+    (moments, lambda x: x.square() + 0.5, "their mean over the last dimension"),
+    (moments, lambda x: (x.square() + 0.5) / x.shape[1], "their sum over the last dimension"),
+    (moments, lambda x: moments(x.T), "Over which dimension do you reduce"),
+    (moments, lambda x: torch.zeros(len(x) + 1), "Over which dimension do you reduce"),
+    (moments, lambda x: 1.0005 * moments(x), "within 1 %"),
+    (moments, lambda x: moments(x) * 3, "3 times the reference"),
+    (moments, lambda x: moments(x) + math.log(2 * math.pi) / 2, "½ log 2π"),
+    (moments, lambda x: moments(x) - 0.25, "the reference -0.25"),
+    (moments, lambda x: moments(x) // 1, "whole numbers"),
+    (moments, lambda x: moments(x).bfloat16(), "16-bit numbers"),
+    (moments, lambda x: moments(x) + 1e-3 * x[:, 0], "small constant"),
+    (moments, lambda x: moments(x) + torch.rand(len(x)), "random numbers"),
+    (moments, lambda x: moments(x) + len(calls) + (calls.append(x) or 0), "a variable outside"),
+    (moments, lambda x: moments(x) / (x[:, 0] > 0.2), "infinite"),
+    (moments, lambda x: (x - x).mean(1) / 0, "is nan there"),
+    (moments, lambda x: moments(x) + (len(x) == 5) * x[:, 0], "4 of 5 inputs agree already"),
+    (moments, lambda x: x.sin().mean(1), "No input agrees yet"),
+    (softmaxed, lambda x: x.softmax(1).T, "rows and columns are exchanged"),
+    (softmaxed, lambda x: x.softmax(1).mean(0), "one value per example"),
+    (softmaxed, lambda x: x.softmax(1).sum(0), "one value per example"),
+    (softmaxed, lambda x: x.softmax(1).mean(1), "asks you to keep"),
+    (total, lambda x: x, "one number, their sum"),
+    (total, lambda x: x.mean(1, keepdim=True) * x.shape[1], "one number, their sum"),
+    (total, lambda x: x * x.numel(), "one number, their mean"),
+    (total, lambda x: 1.5, "same for every input"),
+]
+
+
+@pytest.mark.parametrize(("reference", "answer", "words"), DETECTED)
+def test_detectors_serve_every_exercise(reference, answer, words):
+    verdict = engine.judge(exercise_of(reference), answer)
+    assert verdict.status == "wrong"
+    assert words in plain(verdict.message)
+
+
+def test_infinite_truth_replaced_by_a_number_is_noticed():
+    def log_share(x):
+        return torch.where(x > 0.5, x.log(), -math.inf)
+
+    verdict = engine.judge(exercise_of(log_share), lambda x: log_share(x).clamp(min=-20))
+    assert "The true value is infinite there" in verdict.message
+
+
+def test_detectors_stay_silent_about_right_answers_and_tolerance_counts():
+    assert engine.judge(exercise_of(moments), lambda x: moments(x) + 1e-7).status == "right"
+    assert engine.judge(exercise_of(moments), lambda x: moments(x) + 1e-3).status == "wrong"
+
+
+# ---- answers of every kind -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda value: value.double(),
+        lambda value: value.numpy(),
+        lambda value: value.numpy().astype(np.float64),
+        lambda value: value.tolist(),
+        lambda value: tuple(value),
+        lambda value: [entry.numpy() for entry in value],
+        lambda value: nn.Parameter(value),
+        lambda value: value.to(runtime.device()),
+    ],
+)
+def test_every_kind_of_number_is_read(kind):
+    assert engine.judge(exercise_of(moments), lambda x: kind(moments(x))).status == "right"
+
+
+def test_as_tensor_reads_and_refuses():
+    assert as_tensor(True) == 1
+    assert as_tensor(17**640).isinf()
+    assert as_tensor([[1, 2], (3, np.float32(4))]).tolist() == [[1, 2], [3, 4]]
+    assert as_tensor([]).shape == (0,)
+    assert as_tensor(np.array([True, False])).tolist() == [1, 0]
+    for refused in ("1", 1j, None, np.array(["a"]), {1}, torch.tensor(1j)):
+        with pytest.raises(TypeError):
+            as_tensor(refused)
+    with pytest.raises(ValueError, match=r"\(1,\), \(2,\)"):
+        as_tensor([[1], [1, 2]])
+
+
+def test_values_are_shown_short():
+    assert show(torch.tensor([0.25, -1 / 3, math.inf, math.nan, -0.0])) == "[0.25, -0.3333, inf, nan, 0]"
+    assert show(torch.tensor([[1, 2], [3, 4]])) == "[[1, 2], [3, 4]]"
+    assert show(torch.zeros(3, 4)) == "a tensor of shape (3, 4)"
+    assert show_pair(torch.tensor(1.00001), torch.tensor(1.00002)) == ("1.00001", "1.00002")
+
+
+# ---- what is printed -----------------------------------------------------------------------------------------------
+
+
+def printed_by(capsys, name, answer) -> str:
+    check(name, answer)
+    return capsys.readouterr().out
+
+
+def every_answer():
+    for exercise in ALL:
+        yield exercise.name, exercise.reference if exercise.inputs else exercise.reference()
+        yield from ((exercise.name, answer) for answer, _ in exercise.wrong)
+    yield from ((name, answer) for name, answer, _ in SEEN)
+    yield from (("cross_entropy", answer) for answer, _, _ in CANNOT)
+
+
+def test_verdicts_are_short_and_repeatable(capsys):
+    for name, answer in every_answer():
+        text = printed_by(capsys, name, answer)
+        assert 1 <= text.count("\n") <= 6, text
+        assert max(map(len, text.splitlines())) <= 110
+        assert "0x" not in text
+        assert "Traceback" not in text
+        if name != "hmm_log_prob":  # its thousand steps take a tenth of a second
+            assert printed_by(capsys, name, answer) == text
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=by_name)
+def test_hint_and_solution_print(exercise, capsys):
+    hint(exercise.name)
+    hinted = capsys.readouterr().out
+    assert plain(exercise.statement) in plain(hinted)
+    assert plain(exercise.nudge) in plain(hinted)
+    solution(exercise.name)
+    source = capsys.readouterr().out
+    assert source.startswith(f"def {exercise.name}(")
+    assert "#" in source
+    assert len(source.splitlines()) <= 12
+
+
+def test_solution_works_on_its_own(capsys):
+    """What is printed can be pasted into a cell: it uses nothing but torch, math and Tensor."""
+    for exercise in ALL:
+        solution(exercise.name)
+        scope = {"torch": torch, "math": math, "Tensor": Tensor}
+        exec(capsys.readouterr().out, scope)
+        pasted = scope[exercise.name]
+        assert engine.judge(exercise, pasted if exercise.inputs else pasted()).status == "right"
+
+
+def test_prints_and_warnings_of_the_learner_are_left_out(capsys):
+    def noisy(logits, labels):
+        print("shape", logits.shape)
+        torch.tensor([1.0]).std()  # warns
+        np.log(np.zeros(1))  # warns
+        return -F.cross_entropy(logits, labels)
+
+    text = printed_by(capsys, "cross_entropy", noisy)
+    assert "shape torch" not in text
+    assert "What your function prints is left out here." in text
+    assert capsys.readouterr().err == ""
+
+
+def test_check_leaves_the_random_stream_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for exercise in ALL:
+        engine.judge(exercise, exercise.reference if exercise.inputs else exercise.reference())
+    assert torch.equal(before, torch.get_rng_state())
