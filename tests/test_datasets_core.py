@@ -32,7 +32,7 @@ def test_every_data_set_keeps_the_interface(load, name):
         if data.levels is not None:
             assert split.x.dtype == torch.uint8
             assert split.x.dim() == 4
-            assert split.x.max() < data.levels
+            assert split.x.max().item() < data.levels  # .item(): 256 does not fit into uint8
             assert x.dtype == torch.float32
             assert 0 <= x.min() <= x.max() <= 1
 
@@ -100,3 +100,10 @@ def test_bad_input_is_named():
         datasets.load("mnits")
     with pytest.raises(ValueError, match=r"load\('digits'\) has no option 'sise'"):
         datasets.load("digits", sise=8)
+
+
+def test_a_data_set_says_briefly_what_it_is(load):
+    assert repr(load("digits")) == (
+        "Data 'digits': x (1, 8, 8) uint8, 17 levels, 10 classes; train 1000, validation 350, test 447"
+    )
+    assert repr(numbered()) == "Split of 10: x (1,) float32"

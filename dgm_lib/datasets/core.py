@@ -36,6 +36,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        return f"Split of {len(self)}: {_describe(self)}"
+
     def take(self, rows: Tensor | slice) -> Split:
         """The split that holds only these rows: indices, a boolean mask or a slice."""
         factors = {name: values[rows] for name, values in self.factors.items()}
@@ -76,10 +79,7 @@ class Batches:
         drop_last: bool,
         transform: Callable[[Tensor], Tensor],
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-        if len(x) < runtime.n_processes():
-            raise ValueError(f"{len(x)} examples cannot be shared by {runtime.n_processes()} processes")
+        check_sizes(len(x), batch_size)
         self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
         self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
         self.epoch = 0
@@ -89,14 +89,32 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        share = len(self.x) // runtime.n_processes()
-        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+        return n_batches(len(self.x), self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = epoch_order(len(self.x), self.seed, self.epoch, self.shuffle).to(self.x.device)
         self.epoch += 1
         for rows in order.split(self.batch_size)[: len(self)]:
             yield self.transform(self.x[rows]), self.y[rows]
+
+
+def _describe(split: Split) -> str:
+    pixels = f", {split.levels} levels" if split.levels else ""
+    return f"x {tuple(split.x.shape[1:])} {str(split.x.dtype).removeprefix('torch.')}{pixels}"
+
+
+def check_sizes(n: int, batch_size: int) -> None:
+    """Raises ValueError if n examples cannot be walked through in such batches by all processes."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+    if n < runtime.n_processes():
+        raise ValueError(f"{n} examples cannot be shared by {runtime.n_processes()} processes")
+
+
+def n_batches(n: int, batch_size: int, drop_last: bool) -> int:
+    """How many batches each process makes of n examples in an epoch."""
+    share = n // runtime.n_processes()
+    return share // batch_size if drop_last else -(-share // batch_size)
 
 
 def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> Tensor:
@@ -136,6 +154,10 @@ class Data:
     classes: tuple[str, ...]
     card: str
     symbols: str = ""
+
+    def __repr__(self) -> str:
+        sizes = f"train {len(self.train)}, validation {len(self.validation)}, test {len(self.test)}"
+        return f"Data {self.name!r}: {_describe(self.train)}, {len(self.classes)} classes; {sizes}"
 
     @property
     def levels(self) -> int | None:
