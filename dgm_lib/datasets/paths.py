@@ -15,9 +15,18 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder for what can be downloaded or computed again; DGM_CACHE names another. It is made when missing."""
+    """The folder for what can be downloaded or computed again; DGM_CACHE names another. It is made when missing.
+
+    Where the course itself cannot be written to, it is the user's own cache folder.
+    """
     folder = Path(os.environ.get("DGM_CACHE") or data_folder() / "cache")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        import pooch
+
+        folder = pooch.os_cache("dgm_lib")
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

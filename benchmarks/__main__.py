@@ -1,0 +1,144 @@
+"""`python -m benchmarks` lists the figures; with their ids it measures them and stores what it found.
+
+Each of several figures is measured in a process of its own, so that none finds the memory or the threads of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from benchmarks import (
+    fit_speed,
+    harness,
+    import_seconds,
+    nbval_flakes,
+    notebook_seconds,
+    stream_resident,
+    two_processes,
+)
+from benchmarks.harness import Figure, Measurement
+
+
+def stream_resident_mb(runs: int) -> Measurement:
+    """The measurement of benchmarks/stream_resident.py, repeated."""
+    return Measurement([stream_resident.measure() for _ in range(runs)])
+
+
+FIGURES = (
+    Figure(
+        "fit-vs-bare-loop",
+        "`fit` on a VAE 784-400-20, batch 128, two threads: its images/s over a bare loop's on tensors in memory",
+        "≥ 0.95",
+        "×",
+        fit_speed.against_bare_loop,
+        runs=9,
+    ),
+    Figure(
+        "fit-vs-dataloader",
+        "the same over those of a `DataLoader` over PIL images, with the better of no worker and one",
+        "≥ 2",
+        "×",
+        fit_speed.against_dataloader,
+    ),
+    Figure("import-seconds", "import of all of `dgm_lib`, beyond torch itself", "≤ 0.5", "s", import_seconds.measure),
+    Figure(
+        "notebooks-00-01-seconds",
+        "notebooks 00 and 01 executed from cold kernels, one after the other",
+        "≤ 150",
+        "s",
+        notebook_seconds.measure,
+    ),
+    Figure(
+        "stream-resident-mb",
+        "resident memory above the model's while a 4 GB memory-mapped set streams by",
+        "≤ 300",
+        "MB",
+        stream_resident_mb,
+    ),
+    Figure(
+        "nbval-flakes",
+        "runs of nbval over all notebooks that fail, half of them with one thread and half with two",
+        "≤ 0",
+        "failures",
+        nbval_flakes.measure,
+        runs=20,
+    ),
+    Figure(
+        "two-processes",
+        "two processes under `torchrun` (gloo): their images/s over one process's with one thread",
+        "equal weights",
+        "×",
+        two_processes.measure,
+    ),
+)
+BY_ID = {figure.id: figure for figure in FIGURES}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0 where every goal asked for was reached, 1 where one was missed or could not be measured."""
+    options = parse(arguments)
+    if options.table:
+        harness.write_table(FIGURES)
+        return 0
+    ids = list(BY_ID) if options.ids == ["all"] else options.ids
+    if not ids:
+        print(listing())
+        return 0
+    if len(ids) == 1:
+        return 0 if measure(BY_ID[ids[0]], options.runs, options.trial) else 1
+    return max([in_own_process(id, options) for id in ids])
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of the command line; ends with one sentence where an id does not exist."""
+    parser = argparse.ArgumentParser(prog="python run.py bench", description="Measures the project's figures.")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="figures to measure, or: all; none lists them")
+    parser.add_argument("--runs", type=int, help="how often to measure, instead of the figure's own number")
+    parser.add_argument("--trial", action="store_true", help="print what was measured and store nothing")
+    parser.add_argument("--table", action="store_true", help="only make README.md's table anew from results.json")
+    options = parser.parse_args(arguments)
+    unknown = [id for id in options.ids if id not in BY_ID and options.ids != ["all"]]
+    if unknown:
+        parser.error(f"there is no figure {unknown[0]!r}; there are: {', '.join(BY_ID)}, or: all")
+    if options.runs is not None and options.runs < 1:
+        parser.error(f"--runs is {options.runs}: it must be at least 1")
+    return options
+
+
+def listing() -> str:
+    """One line a figure: its id, its goal, and what was measured last."""
+    rows = {row["id"]: row for row in harness.read_rows()}
+    width = max(map(len, BY_ID))
+    return "\n".join(f"{figure.id:<{width}}  {figure.goal:<13}  {last(rows.get(figure.id))}" for figure in FIGURES)
+
+
+def last(row: dict | None) -> str:
+    """What a row says, in words."""
+    if row is None:
+        return "not measured yet"
+    verdict = "holds" if row["holds"] else "does not hold"
+    return f"{row['value']:g} {row['unit']}, {verdict} ({row['date']}, {row['device']})"
+
+
+def measure(figure: Figure, runs: int | None, trial: bool) -> bool:
+    """Measures, prints, and stores the row unless it is a trial; returns whether the goal is reached."""
+    command = f"python run.py bench {figure.id}" + (f" --runs {runs}" if runs else "")
+    row = harness.as_row(figure, figure.measure(runs or figure.runs), command)
+    print(f"{figure.id}: {last(row)}; {row['spread'][0]:g}–{row['spread'][1]:g}. {row['note']}", flush=True)
+    if not trial:
+        harness.store(row)
+        harness.write_table(FIGURES)
+    return row["holds"]
+
+
+def in_own_process(id: str, options: argparse.Namespace) -> int:
+    """The exit status of `python -m benchmarks ID` with the same options."""
+    runs = ["--runs", str(options.runs)] if options.runs else []
+    trial = ["--trial"] if options.trial else []
+    return subprocess.run([sys.executable, "-m", "benchmarks", id, *runs, *trial], cwd=harness.ROOT).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
