@@ -1,0 +1,247 @@
+"""Executes notebooks from a cold kernel: the one way in which stored outputs are made.
+
+    python notebooks/execute.py --to FOLDER [NAME …]   copies, as far as they run
+    python notebooks/execute.py --in-place [NAME …]    stored where they are, unless
+                                                       a cell fails or writes to stderr
+
+NAME is a path, or how a notebook's name begins, such as 01; without names: all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import DEVNULL
+from threading import Event, Thread
+from typing import NamedTuple
+
+import nbformat
+import psutil
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient import NotebookClient, exceptions
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parent
+CELL_SECONDS = 600
+KERNEL = {
+    "display_name": "Python 3 (ipykernel)",
+    "language": "python",
+    "name": "python3",
+}
+
+
+class Run(NamedTuple):
+    """One execution of a notebook.
+
+    peak_mb: the most memory that the kernel held, in 10⁶ bytes.
+    notebook: with its new outputs.
+    failure: the cell that stopped it and why, empty where it ran to its end.
+    """
+
+    seconds: float
+    peak_mb: float
+    notebook: NotebookNode
+    failure: str = ""
+
+
+def execute(path: Path | str, cell_seconds: int = CELL_SECONDS) -> Run:
+    """Runs every cell in a new kernel, in the notebook's folder; the file stays as is.
+
+    cell_seconds: how long one cell may take. The kernel's start and end count as well.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        kernel_name=KERNEL["name"],
+        timeout=cell_seconds,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(Path(path).parent)}},
+    )
+    started = time.perf_counter()
+    # What cells write to stderr is an output; DEVNULL takes the kernel's own log.
+    with client.setup_kernel(env=kernel_environment(), stderr=DEVNULL):
+        with watched_memory(client.km.provisioner.pid) as peak_mb:
+            failure = run_cells(client)
+        client.set_widgets_metadata()
+    seconds = time.perf_counter() - started
+    return Run(seconds, peak_mb(), with_stable_metadata(notebook), failure)
+
+
+def kernel_environment() -> dict[str, str]:
+    """The kernel's environment: no progress bars, and figures shown in the notebook."""
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    environment.pop("MPLBACKEND", None)
+    return environment
+
+
+def run_cells(client: NotebookClient) -> str:
+    """Runs the cells up to the first that fails; returns which one and why, if any."""
+    number = 0
+    for index, cell in enumerate(client.nb.cells):
+        number += cell.cell_type == "code"
+        here = f"code cell {number}"
+        try:
+            client.execute_cell(cell, index, client.code_cells_executed + 1)
+        except exceptions.CellExecutionError as error:
+            return f"{here}: {error.ename}: {error.evalue}"
+        except exceptions.CellTimeoutError:
+            return f"{here}: it ran longer than {client.timeout} s"
+        except (exceptions.CellControlSignal, exceptions.DeadKernelError):
+            return f"{here}: the kernel died, most likely for want of memory"
+    return ""
+
+
+def with_stable_metadata(notebook: NotebookNode) -> NotebookNode:
+    """The notebook without what differs between machines: versions, times of cells."""
+    notebook.metadata["kernelspec"] = dict(KERNEL)
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    return notebook
+
+
+# ---- memory --------------------------------------------------------------------------
+
+
+@contextmanager
+def watched_memory(pid: int) -> Iterator[Callable[[], float]]:
+    """Watches a process; gives a function that returns the most MB seen so far."""
+    process, finished, seen = psutil.Process(pid), Event(), [0.0]
+
+    def watch() -> None:
+        last = False
+        try:
+            while not last:
+                last = finished.wait(0.05)
+                seen[0] = max(seen[0], resident_mb(process))
+        except (psutil.NoSuchProcess, OSError):
+            pass  # the process has ended: what was seen stands
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: seen[0]
+    finally:
+        finished.set()
+        watcher.join()
+
+
+def resident_mb(process: psutil.Process) -> float:
+    """What a process held at most, where the system counts it; else what it holds."""
+    memory = process.memory_info()
+    most = getattr(memory, "peak_wset", memory.rss)  # peak_wset: Windows
+    if sys.platform == "linux":
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peaks = re.findall(r"VmHWM:\s*(\d+) kB", status)
+        most = max([most, *(1024 * int(peak) for peak in peaks)])
+    return most / 1e6
+
+
+# ---- files ---------------------------------------------------------------------------
+
+
+def find(names: Sequence[str]) -> list[Path]:
+    """The notebooks that the names mean, all of this folder's without names.
+
+    Raises ValueError for a name that does not mean exactly one.
+    """
+    notebooks = sorted(FOLDER.glob("*.ipynb"))
+    return list(dict.fromkeys(find_one(name, notebooks) for name in names)) or notebooks
+
+
+def find_one(name: str, notebooks: list[Path]) -> Path:
+    """The file of this name, or the one notebook whose name begins with it."""
+    if Path(name).is_file():
+        return Path(name)
+    meant = [path for path in notebooks if path.name.startswith(Path(name).name)]
+    if len(meant) != 1:
+        there = ", ".join(path.stem for path in meant or notebooks) or "none"
+        found = f"{name!r} names {len(meant)} notebooks, not one"
+        raise ValueError(f"{found}; there are: {there}")
+    return meant[0]
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Writes beside the place, then moves: an interrupt leaves the old file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+def stain(notebook: NotebookNode) -> str:
+    """The first code cell with an output that is not to be stored, if there is one."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(cells, start=1):
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                end = output.text.strip()[-200:]
+                return f"code cell {number} writes to stderr: {end}"
+            if output.output_type == "error":  # allowed by a tag of the cell
+                return f"code cell {number} ends in {output.ename}"
+    return ""
+
+
+# ---- command -------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Executes and writes; returns 1 if a notebook failed."""
+    options = parse(arguments)
+    try:
+        paths = find(options.names)
+        width = max((len(path.stem) for path in paths), default=0)
+        failures = [report(path, options.to, width) for path in paths]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (RuntimeError, NoSuchKernel) as error:
+        remedy = "`python -m dgm_lib doctor` says what is wrong"
+        print(f"\nno kernel starts ({error}): {remedy}", file=sys.stderr)
+        return 1
+    if not paths:
+        print("there is no notebook yet", file=sys.stderr)
+    return int(any(failures))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Executes notebooks in new kernels.")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", type=Path, metavar="FOLDER", help="write copies there")
+    where.add_argument("--in-place", action="store_true", help="store the outputs")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="how a name begins")
+    return parser.parse_args(arguments)
+
+
+def report(path: Path, folder: Path | None, width: int) -> str:
+    """Executes, writes and prints a line; returns why the notebook failed, if so."""
+    print(f"{path.stem:<{width}}", end="", flush=True)
+    try:
+        run = execute(path)
+        failure = run.failure or ("" if folder else stain(run.notebook))
+        if folder or not failure:
+            write(run.notebook, folder / path.name if folder else path)
+        print(f"  {run.seconds:6.1f} s  {run.peak_mb:6,.0f} MB", flush=True)
+    except (ValueError, OSError) as error:  # no notebook, or no place to write
+        failure = str(error)
+        print()
+    if failure:
+        kept = "" if folder else "\n    not stored: the file is as it was"
+        print(f"    {failure}{kept}", flush=True)
+    return failure
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print()
+        sys.exit(130)
