@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from dgm_lib.latent import GaussianMixture
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
 from dgm_lib.datasets import Split
+from dgm_lib.latent import GaussianMixture
 from dgm_lib.nets import MLP, ResidualNet
 from dgm_lib.train import Objective
 

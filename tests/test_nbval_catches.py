@@ -18,8 +18,16 @@ import pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_notebook
 
-# FILL IN, one or more lines a notebook: (notebook, file of dgm_lib, what stands there once, what takes its place).
-MUTATIONS: list[tuple[str, str, str, str]] = []
+# One or more a notebook: (notebook, file of dgm_lib, what stands there once, what takes its place).
+MUTATIONS: list[tuple[str, str, str, str]] = [
+    ("00_start_here.ipynb", "datasets/core.py", "(levels - 1)", "(levels + 1)"),
+    (
+        "01_what_is_a_generative_model.ipynb",
+        "baselines.py",
+        "return self.log_prior + Independent",
+        "return self.log_prior - Independent",
+    ),
+]
 
 SMALL = "small.ipynb"
 SMALL_CELLS = [
