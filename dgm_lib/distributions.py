@@ -7,6 +7,8 @@ score whole images: (B, C, H, W) -> (B,).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
@@ -44,6 +46,16 @@ def to_levels(x: Tensor, levels: int) -> Tensor:
     return k.long()
 
 
+def check_images(x: Tensor, shape: Sequence[int]) -> None:
+    """Raises ValueError unless x is a float batch (B, C, H, W) with (C, H, W) = shape, as models of pixels take it."""
+    if x.dim() != 4 or x.shape[1:] != torch.Size(shape) or not x.is_floating_point():
+        expected = ", ".join(map(str, shape)) if len(shape) == 3 else "C, H, W"
+        raise ValueError(
+            f"expected float images of shape (B, {expected}) with levels scaled to [0, 1], "
+            f"got {x.dtype} of shape {tuple(x.shape)}: Split.scaled and Split.batches give such images"
+        )
+
+
 def bernoulli(logits: Tensor) -> Distribution:
     """Pixels that are 0 or 1, by the logit of a 1. Grey pixels are refused: this is no likelihood for them."""
     return CategoricalPixels(torch.stack([torch.zeros_like(logits), logits], -1))
@@ -63,7 +75,8 @@ class CategoricalPixels(Distribution):
         return log_p.gather(-1, k[..., :1]).squeeze(-1)
 
     def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
-        return Categorical(logits=self.log_probabilities).sample(sample_shape) / (self.levels - 1)
+        k = Categorical(logits=self.log_probabilities).sample(sample_shape)
+        return k.to(self.log_probabilities.dtype) / (self.levels - 1)
 
     @property
     def mean(self) -> Tensor:

@@ -1,0 +1,299 @@
+"""Models with a hidden cause that can be summed out, so that their likelihood is exact.
+
+Mixtures   p(x) = Σ_z p(z) p(x|z), where z = 1 … K says which component x comes from.
+
+They are fitted by expectation–maximisation, or by gradient through `loss`. Log-probabilities are in nats per example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, MultivariateNormal
+from torch.nn.functional import one_hot
+
+from dgm_lib.distributions import CategoricalPixels, check_images, to_levels
+
+# ---- expectation–maximisation --------------------------------------------------------------------------------------
+
+
+def em(
+    model: GaussianMixture | CategoricalMixture, x: Tensor, *, steps: int = 200, tolerance: float = 1e-4
+) -> list[float]:
+    """Fits a mixture in place, until a step gains less than `tolerance`; returns log p(x) in nats per example.
+
+    E-step: to which component does each example belong?   r = p(z|x), the responsibilities.
+    M-step: which parameters fit the examples best, each counted r times?
+    The likelihood never falls. Dempster, Laird & Rubin 1977, theorem 1.
+    """
+    history: list[float] = []
+    for _ in range(steps):
+        log_prob, r = model.e_step(x)
+        history.append(log_prob.mean().item())
+        if len(history) > 1 and history[-1] - history[-2] < tolerance:
+            break
+        model.m_step(x, r)
+    return history
+
+
+def first_responsibilities(x: Tensor, n_components: int, seed: int) -> Tensor:
+    """Where EM begins: each example belongs mostly to the nearest of K seeded centres. (N, D) -> (N, K).
+
+    It belongs a little to every other, too, so that no component begins as a spike on a single example.
+    """
+    nearest = torch.cdist(x, spread_centres(x, n_components, seed)).argmin(1)
+    return 0.9 * one_hot(nearest, n_components).to(x) + 0.1 / n_components
+
+
+def spread_centres(x: Tensor, n_centres: int, seed: int) -> Tensor:
+    """Examples that lie far from each other: the start of k-means++. (N, D) -> (K, D). Arthur & Vassilvitskii 2007.
+
+    Each is drawn with probability proportional to its squared distance from the nearest one so far.
+    """
+    if not 1 <= n_centres <= len(x):
+        raise ValueError(f"{n_centres} components cannot be told apart by {len(x)} examples: ask for 1 … {len(x)}")
+    generator = torch.Generator().manual_seed(seed)
+    centres = x[torch.randint(len(x), (1,), generator=generator)]
+    for _ in range(n_centres - 1):
+        squared_distance = torch.cdist(x, centres).square().amin(1) + torch.finfo(x.dtype).tiny
+        drawn = torch.multinomial(squared_distance.cpu(), 1, generator=generator)
+        centres = torch.cat([centres, x[drawn.to(x.device)]])
+    return centres
+
+
+# ---- mixture of Gaussians ------------------------------------------------------------------------------------------
+
+
+def full(covariance: Tensor) -> Tensor:
+    """Any covariance: (…, D, D), unchanged."""
+    return covariance
+
+
+def diagonal(covariance: Tensor) -> Tensor:
+    """Features that do not vary together: (…, D, D), what is off the diagonal set to 0."""
+    return covariance.diagonal(dim1=-2, dim2=-1).diag_embed()
+
+
+def spherical(covariance: Tensor) -> Tensor:
+    """The same variance in all directions: (…, D, D), a multiple of I."""
+    variances = covariance.diagonal(dim1=-2, dim2=-1)
+    return variances.mean(-1, keepdim=True).expand_as(variances).diag_embed()
+
+
+class GaussianMixture(nn.Module):
+    """p(x) = Σ_k w_k N(x; μ_k, Σ_k), for points x of shape (B, D).
+
+    form: `full`, `diagonal` or `spherical`, the covariances that are allowed.
+    floor: no covariance has an eigenvalue below it, in the unit of x²; without one, a component that shrinks onto one
+    example has an infinite likelihood.
+    """
+
+    def __init__(
+        self,
+        n_components: int,
+        n_features: int,
+        *,
+        form: Callable[[Tensor], Tensor] = full,
+        floor: float = 1e-4,
+    ):
+        super().__init__()
+        self.form, self.floor = form, floor
+        self.logits = nn.Parameter(torch.zeros(n_components))  # log w_k, up to a constant
+        self.mu = nn.Parameter(torch.zeros(n_components, n_features))
+        self.factor = nn.Parameter(torch.zeros(n_components, n_features, n_features))  # see scale_tril
+
+    @classmethod
+    def start(
+        cls,
+        x: Tensor,
+        n_components: int,
+        *,
+        form: Callable[[Tensor], Tensor] = full,
+        floor: float = 1e-4,
+        seed: int = 0,
+    ) -> GaussianMixture:
+        """A mixture that is spread over x, (N, D), ready for EM or for training by gradient."""
+        check_points(x, x.shape[-1])
+        model = cls(n_components, x.shape[1], form=form, floor=floor).to(x)
+        model.m_step(x, first_responsibilities(x, n_components, seed))
+        return model
+
+    @classmethod
+    def fit(
+        cls,
+        x: Tensor,
+        n_components: int,
+        *,
+        form: Callable[[Tensor], Tensor] = full,
+        floor: float = 1e-4,
+        seed: int = 0,
+        steps: int = 200,
+        tolerance: float = 1e-4,
+    ) -> GaussianMixture:
+        """`start`, then `em`."""
+        model = cls.start(x, n_components, form=form, floor=floor, seed=seed)
+        em(model, x, steps=steps, tolerance=tolerance)
+        return model
+
+    def scale_tril(self) -> Tensor:
+        """L_k with Σ_k = L_k L_kᵀ, lower triangular: (K, D, D). Its diagonal is positive, whatever `factor` is."""
+        diagonal_exp = self.factor.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+        return self.form(self.factor.tril(-1) + diagonal_exp)
+
+    def covariance(self) -> Tensor:
+        """Σ_k: (K, D, D)."""
+        scale_tril = self.scale_tril()
+        return scale_tril @ scale_tril.mT
+
+    def components(self) -> MultivariateNormal:
+        """The K Gaussians."""
+        return MultivariateNormal(self.mu, scale_tril=self.scale_tril(), validate_args=False)
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log w_k N(x; μ_k, Σ_k): (B, D) -> (B, K) nats."""
+        check_points(x, self.mu.shape[1])
+        return self.logits.log_softmax(0) + self.components().log_prob(x[:, None])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B,) nats; the logarithm of a density, so it may be positive."""
+        return self.log_joint(x).logsumexp(1)
+
+    def posterior(self, x: Tensor) -> Tensor:
+        """The responsibilities p(z=k|x): (B, K)."""
+        return self.log_joint(x).softmax(1)
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return -self.log_prob(x).mean()
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """(n, D): first the component, then the point."""
+        z = Categorical(logits=self.logits).sample((n,))
+        eps = torch.randn(n, self.mu.shape[1], 1, dtype=self.mu.dtype, device=self.mu.device)
+        return self.mu[z] + (self.scale_tril()[z] @ eps).squeeze(-1)
+
+    @torch.no_grad()
+    def e_step(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x), (N,), and the responsibilities, (N, K)."""
+        log_joint = self.log_joint(x)
+        return log_joint.logsumexp(1), log_joint.softmax(1)
+
+    @torch.no_grad()
+    def m_step(self, x: Tensor, r: Tensor) -> None:
+        """Share, mean and covariance of each component, where an example counts r_nk times. Bishop 2006, 9.24–26."""
+        r = r + torch.finfo(r.dtype).eps  # a component that nobody wants starts anew, as wide as the data
+        n = r.sum(0)  # (K,)
+        mu = r.mT @ x / n[:, None]  # (K, D)
+        covariance = torch.stack([torch.cov(x.mT, correction=0, aweights=r_k).view(2 * x.shape[1:]) for r_k in r.mT])
+        self.set_parameters(n / n.sum(), mu, raise_eigenvalues(self.form(covariance), self.floor))
+
+    @torch.no_grad()
+    def set_parameters(self, weights: Tensor, mu: Tensor, covariance: Tensor) -> None:
+        """The parameters as the textbook writes them: w (K,), μ (K, D), Σ (K, D, D) positive definite."""
+        scale_tril = torch.linalg.cholesky(covariance.cpu().double())  # float32 fails where Σ is nearly singular
+        log_diagonal = scale_tril.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+        self.logits.copy_(weights.log())
+        self.mu.copy_(mu)
+        self.factor.copy_(scale_tril.tril(-1) + log_diagonal)
+
+
+def raise_eigenvalues(covariance: Tensor, floor: float) -> Tensor:
+    """The likeliest covariance among those without eigenvalues below `floor`: (…, D, D), float64 on the CPU.
+
+    Small eigenvalues become `floor`, directions stay: with this M-step, too, EM never lowers the likelihood.
+    Ingrassia & Rocci 2007.
+    """
+    eigenvalues, directions = torch.linalg.eigh(covariance.cpu().double())
+    return (directions * eigenvalues.clamp(min=floor).unsqueeze(-2)) @ directions.mT
+
+
+def check_points(x: Tensor, n_features: int) -> None:
+    if x.dim() != 2 or x.shape[1] != n_features or not x.is_floating_point():
+        raise ValueError(
+            f"expected float points of shape (B, {n_features}), got {x.dtype} of shape {tuple(x.shape)}: "
+            "images become points by x.flatten(1)"
+        )
+
+
+# ---- mixture of categorical pixels ---------------------------------------------------------------------------------
+
+
+class CategoricalMixture(nn.Module):
+    """p(x) = Σ_k w_k Π_i p_ki(x_i), for images of L levels: naive Bayes whose classes are hidden.
+
+    alpha: what is added to each count in the M-step, so that no level becomes impossible. EM then never lowers
+    log p(x) + α Σ log p_ki, the logarithm of the posterior under a Dirichlet prior.
+    """
+
+    def __init__(self, n_components: int, shape: Sequence[int], levels: int, *, alpha: float = 0.5):
+        super().__init__()
+        self.alpha = alpha
+        self.logits = nn.Parameter(torch.zeros(n_components))  # log w_k, up to a constant
+        self.pixel_logits = nn.Parameter(torch.zeros(n_components, *shape, levels))  # log p_ki, likewise
+
+    @classmethod
+    def start(
+        cls, x: Tensor, n_components: int, levels: int, *, alpha: float = 0.5, seed: int = 0
+    ) -> CategoricalMixture:
+        """A mixture that is spread over the images x, (N, C, H, W), ready for EM or for training by gradient."""
+        check_images(x, x.shape[1:])
+        model = cls(n_components, x.shape[1:], levels, alpha=alpha).to(x)
+        model.m_step(x, first_responsibilities(x.flatten(1), n_components, seed))
+        return model
+
+    @classmethod
+    def fit(
+        cls,
+        x: Tensor,
+        n_components: int,
+        levels: int,
+        *,
+        alpha: float = 0.5,
+        seed: int = 0,
+        steps: int = 200,
+        tolerance: float = 1e-4,
+    ) -> CategoricalMixture:
+        """`start`, then `em`."""
+        model = cls.start(x, n_components, levels, alpha=alpha, seed=seed)
+        em(model, x, steps=steps, tolerance=tolerance)
+        return model
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log w_k + Σ_i log p_ki(x_i): (B, C, H, W) -> (B, K) nats."""
+        check_images(x, self.pixel_logits.shape[1:-1])
+        components = Independent(CategoricalPixels(self.pixel_logits), 3)
+        return self.logits.log_softmax(0) + components.log_prob(x[:, None])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B,) nats."""
+        return self.log_joint(x).logsumexp(1)
+
+    def posterior(self, x: Tensor) -> Tensor:
+        """The responsibilities p(z=k|x): (B, K)."""
+        return self.log_joint(x).softmax(1)
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return -self.log_prob(x).mean()
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """(n, C, H, W): first the component, then every pixel."""
+        z = Categorical(logits=self.logits).sample((n,))
+        return CategoricalPixels(self.pixel_logits[z]).sample()
+
+    @torch.no_grad()
+    def e_step(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x), (N,), and the responsibilities, (N, K)."""
+        log_joint = self.log_joint(x)
+        return log_joint.logsumexp(1), log_joint.softmax(1)
+
+    @torch.no_grad()
+    def m_step(self, x: Tensor, r: Tensor) -> None:
+        """Share of each component, and its levels counted at each pixel: an example counts r_nk times."""
+        levels = self.pixel_logits.shape[-1]
+        k = to_levels(x, levels).flatten(1)  # (N, C*H*W)
+        counts = torch.stack([r.mT @ (k == level).to(r) for level in range(levels)], -1) + self.alpha
+        self.pixel_logits.copy_((counts / counts.sum(-1, keepdim=True)).log().view_as(self.pixel_logits))
+        self.logits.copy_((r.sum(0) / len(r)).log())

@@ -1,0 +1,246 @@
+"""Models of words, one symbol after the other, whose likelihood is exact.
+
+MarkovChain          p(x) = Π_t p(x_t | x_{t−k}, …, x_{t−1}), k the order
+HiddenMarkovModel    p(x) = Σ_s p(s_1) p(x_1|s_1) Π_t p(s_t|s_{t−1}) p(x_t|s_t)
+
+A word is a row of int64 symbols that ends with the symbol 0; what stands behind the first 0 is padding. The end is
+predicted like any other symbol, so the probabilities of all words of every length sum to 1. Log-probabilities are in
+nats per word. The tables are buffers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical
+from torch.nn.functional import pad
+
+LONGEST = 10_000  # symbols: a sampled word that is still longer has no end
+
+
+class MarkovChain(nn.Module):
+    """The next symbol depends on the last `order` symbols. Markov 1913; Shannon 1948.
+
+    A chain that was not fitted gives each symbol, and the end, the same probability.
+    """
+
+    def __init__(self, n_symbols: int, order: int):
+        super().__init__()
+        if order < 0 or n_symbols ** (order + 1) > 10**8:
+            raise ValueError(
+                f"order is {order}: it must be at least 0, and so low that the {n_symbols}^(order + 1) probabilities "
+                "are at most 100 million"
+            )
+        self.order = order
+        table = torch.zeros([n_symbols] * (order + 1)).log_softmax(-1)
+        self.register_buffer("log_p", table)  # (V, …, V), indexed by x_{t−k}, …, x_t
+
+    @classmethod
+    def fit(cls, x: Tensor, n_symbols: int, order: int, *, strength: float = 20.0) -> MarkovChain:
+        """Counts; each context weighs as much as `strength` symbols against the counts of the next longer one.
+
+        p_j(s|c) = (n(c, s) + strength · p_{j−1}(s|c')) / (n(c) + strength), where c' lacks the oldest symbol of c and
+        p_{−1} is uniform: a hierarchy of Dirichlet priors. MacKay & Peto 1995.
+        """
+        check_words(x, n_symbols)
+        model = cls(n_symbols, order).to(x.device)
+        windows = [symbols[until_end(x)] for symbols in model.windows(x)]
+        counts = torch.zeros_like(model.log_p).index_put_(windows, model.log_p.new_ones(()), accumulate=True)
+        p = torch.full_like(model.log_p[(0,) * order], 1 / n_symbols)
+        for older in reversed(range(order + 1)):  # the oldest symbols are summed out, all of them at first
+            n = counts.sum(list(range(older)), keepdim=True) if older else counts
+            total = n.sum(-1, keepdim=True) + strength
+            p = torch.where(total > 0, (n + strength * p) / total, p)
+        model.log_p.copy_(p.log())
+        return model
+
+    def windows(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The last `order` symbols before each symbol, then itself: each (B, T). Before a word there are zeros."""
+        return pad(x, (self.order, 0)).unfold(1, self.order + 1, 1).unbind(-1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(B, T) -> (B,) nats, the end included."""
+        check_words(x, self.log_p.shape[-1])
+        return self.log_p[self.windows(x)].masked_fill(~until_end(x), 0).sum(1)
+
+    def conditional(self, context: Tensor) -> Tensor:
+        """The probabilities of the next symbol after the beginnings of words: (B, t) symbols -> (B, V)."""
+        check_symbols(context, self.log_p.shape[-1])
+        last = pad(context, (self.order, 0))[:, context.shape[1] :]  # (B, order)
+        return self.log_p[last.unbind(1)].exp().expand(len(context), -1)
+
+    def sample(self, n: int) -> Tensor:
+        """(n, T) symbols, T the length of the longest word drawn, its end included."""
+        x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_p.device)
+        going = torch.ones(n, dtype=torch.bool, device=x.device)
+        while going.any():
+            symbol = Categorical(self.conditional(x)).sample() * going
+            x = torch.cat([x, symbol[:, None]], 1)
+            going = symbol != 0
+            check_length(x)
+        return x
+
+
+class HiddenMarkovModel(nn.Module):
+    """Each symbol depends on a hidden state, and each state on the one before. Baum & Petrie 1966; Rabiner 1989.
+
+    The end is a symbol that some state emits; the word stops with it. A model that was not fitted is uniform.
+    """
+
+    def __init__(self, n_states: int, n_symbols: int):
+        super().__init__()
+        self.register_buffer("log_start", torch.zeros(n_states).log_softmax(0))  # (S,), p(s_1)
+        self.register_buffer("log_transition", torch.zeros(n_states, n_states).log_softmax(1))  # (S, S), p(s_t|s_{t−1})
+        self.register_buffer("log_emission", torch.zeros(n_states, n_symbols).log_softmax(1))  # (S, V), p(x_t|s_t)
+
+    # ---- fitting ----
+
+    @classmethod
+    def start(cls, n_states: int, n_symbols: int, *, seed: int = 0) -> HiddenMarkovModel:
+        """A model with seeded random tables: states that are all alike would stay alike."""
+        model = cls(n_states, n_symbols)
+        generator = torch.Generator().manual_seed(seed)
+        for table in model.buffers():
+            weights = torch.empty(table.shape).exponential_(generator=generator)  # shares of these: any table alike
+            table.copy_(weights.log().log_softmax(-1))
+        return model
+
+    @classmethod
+    def fit(
+        cls,
+        x: Tensor,
+        n_states: int,
+        n_symbols: int,
+        *,
+        alpha: float = 0.1,
+        seed: int = 0,
+        steps: int = 200,
+        tolerance: float = 1e-4,
+    ) -> HiddenMarkovModel:
+        """Expectation–maximisation from a random start, until a step gains less than `tolerance` nats per word.
+
+        Another seed may end in another, better or worse, optimum. alpha: what the M-step adds to each count, so that no
+        symbol becomes impossible. Baum, Petrie, Soules & Weiss 1970.
+        """
+        model, before = cls.start(n_states, n_symbols, seed=seed).to(x.device), -torch.inf
+        for _ in range(steps):
+            log_prob, expected = model.e_step(x)
+            if log_prob.mean() - before < tolerance:
+                break
+            before = log_prob.mean()
+            model.m_step(expected, alpha=alpha)
+        return model
+
+    def e_step(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """log p(x), (N,), and how often each event is expected: starts (S,), transitions (S, S), emissions (S, V)."""
+        log_e = self.log_evidence(x)
+        log_alpha, log_beta = self.forward_messages(log_e), self.backward_messages(log_e)
+        gamma = (log_alpha + log_beta).softmax(-1) * until_end(x)[..., None]  # p(s_t|x), (N, T, S)
+        # p(s_{t−1}, s_t|x) ∝ alpha_{t−1} · transition · evidence_t beta_t: softmax keeps the factors from underflow
+        left, right = log_alpha[:, :-1].softmax(-1), (log_e + log_beta)[:, 1:].softmax(-1)
+        transition = self.log_transition.exp()
+        total = ((left @ transition) * right).sum(-1, keepdim=True)
+        pairs = transition * torch.einsum("nti,ntj->ij", left, right / total * until_end(x)[:, 1:, None])
+        emissions = torch.zeros_like(self.log_emission.mT).index_add_(0, x.flatten(), gamma.flatten(0, 1)).mT
+        return log_alpha[:, -1].logsumexp(-1), (gamma[:, 0].sum(0), pairs, emissions)
+
+    def m_step(self, expected: tuple[Tensor, Tensor, Tensor], *, alpha: float = 0.0) -> None:
+        """Each table becomes the shares of what is expected, with `alpha` added to each count."""
+        for table, counts in zip((self.log_start, self.log_transition, self.log_emission), expected):
+            counts = counts + alpha + torch.finfo(counts.dtype).eps  # a state that nobody visits stays a state
+            table.copy_((counts / counts.sum(-1, keepdim=True)).log())
+
+    # ---- inference ----
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """log p(x_t|s_t): (B, T) -> (B, T, S). After the end nothing is observed: log 1."""
+        check_words(x, self.log_emission.shape[1])
+        return self.log_emission.mT[x].masked_fill(~until_end(x)[..., None], 0)
+
+    def forward_messages(self, log_e: Tensor) -> Tensor:
+        """log p(x_1, …, x_t, s_t) from the evidence: (B, T, S) -> (B, T, S) nats. Rabiner 1989, eq. 19–20.
+
+        Transitions sum to 1: the steps after the end, where nothing is observed, leave the sum over s_t as it is.
+        """
+        transition, messages = self.log_transition.exp(), [self.log_start + log_e[:, 0]]
+        for t in range(1, log_e.shape[1]):
+            messages.append(log_matmul(messages[-1], transition) + log_e[:, t])
+        return torch.stack(messages, 1)
+
+    def backward_messages(self, log_e: Tensor) -> Tensor:
+        """log p(x_{t+1}, …, x_T|s_t) from the evidence: (B, T, S) -> (B, T, S) nats. Rabiner 1989, eq. 24–25."""
+        transition, messages = self.log_transition.exp(), [torch.zeros_like(log_e[:, 0])]
+        for t in range(log_e.shape[1] - 1, 0, -1):
+            messages.append(log_matmul(log_e[:, t] + messages[-1], transition.mT))
+        return torch.stack(messages[::-1], 1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """(B, T) -> (B,) nats, the end included."""
+        return self.forward_messages(self.log_evidence(x))[:, -1].logsumexp(-1)
+
+    def posterior(self, x: Tensor) -> Tensor:
+        """p(s_t|x), given the whole word: (B, T, S), zeros after the end."""
+        log_e = self.log_evidence(x)
+        log_joint = self.forward_messages(log_e) + self.backward_messages(log_e)  # log p(x, s_t)
+        return log_joint.softmax(-1) * until_end(x)[..., None]
+
+    def viterbi(self, x: Tensor) -> Tensor:
+        """The most probable path of states: (B, T), −1 after the end. Viterbi 1967."""
+        log_e, observed = self.log_evidence(x), until_end(x)
+        score, stay = self.log_start + log_e[:, 0], torch.arange(len(self.log_start), device=x.device)
+        pointers = []
+        for t in range(1, x.shape[1]):
+            best, previous = (score[:, :, None] + self.log_transition).max(1)
+            score = torch.where(observed[:, t, None], best + log_e[:, t], score)
+            pointers.append(torch.where(observed[:, t, None], previous, stay))
+        path = [score.argmax(1, keepdim=True)]
+        for previous in reversed(pointers):
+            path.append(previous.gather(1, path[-1]))
+        return torch.cat(path[::-1], 1).masked_fill(~observed, -1)
+
+    def sample(self, n: int) -> Tensor:
+        """(n, T) symbols, T the length of the longest word drawn, its end included."""
+        x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_start.device)
+        state, going = Categorical(logits=self.log_start).sample((n,)), torch.ones(n, dtype=torch.bool, device=x.device)
+        while going.any():
+            symbol = Categorical(logits=self.log_emission[state]).sample() * going
+            x = torch.cat([x, symbol[:, None]], 1)
+            state, going = Categorical(logits=self.log_transition[state]).sample(), symbol != 0
+            check_length(x)
+        return x
+
+
+def log_matmul(log_a: Tensor, b: Tensor) -> Tensor:
+    """log(exp(log_a) @ b), (B, S) and (S, S) -> (B, S): the largest term is factored out, so that not all underflow."""
+    top = log_a.amax(-1, keepdim=True).clamp(min=torch.finfo(log_a.dtype).min)  # finite where all are impossible
+    return ((log_a - top).exp() @ b).log() + top
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+
+def until_end(x: Tensor) -> Tensor:
+    """Which symbols belong to the word, its end included: (B, T) bool."""
+    return (x == 0).cumsum(1) <= (x == 0)
+
+
+def check_symbols(x: Tensor, n_symbols: int) -> None:
+    if x.dim() != 2 or x.dtype != torch.int64:
+        raise ValueError(f"expected int64 symbols of shape (B, T), got {x.dtype} of shape {tuple(x.shape)}")
+    strange = x[(x < 0) | (x >= n_symbols)]
+    if len(strange):
+        raise ValueError(f"a symbol is {int(strange[0])}, but the {n_symbols} symbols are 0 … {n_symbols - 1}")
+
+
+def check_words(x: Tensor, n_symbols: int) -> None:
+    check_symbols(x, n_symbols)
+    endless = (x != 0).all(1).nonzero()
+    if len(endless):
+        raise ValueError(f"word {int(endless[0])} has no end: every row must hold the symbol 0 after its last symbol")
+
+
+def check_length(x: Tensor) -> None:
+    if x.shape[1] > LONGEST:
+        raise RuntimeError(
+            f"a word is longer than {LONGEST} symbols: does the model know an end? Fit it to whole words"
+        )

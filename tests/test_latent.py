@@ -1,0 +1,344 @@
+"""Mixtures: densities by numerical integration and enumeration, EM against scikit-learn and against the gradient."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from dgm_lib import datasets
+from dgm_lib.baselines import IndependentPixels, NaiveBayes
+from dgm_lib.latent import CategoricalMixture, GaussianMixture, diagonal, em, full, spherical, spread_centres
+
+FORMS = {"full": full, "diag": diagonal, "spherical": spherical}
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def close(actual, expected, **tolerances):
+    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
+
+
+@pytest.fixture(scope="module")
+def points():
+    """300 points around three centres, of different sizes and slants, float64."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    x[:100] = x[:100] @ torch.tensor([[1.0, 0.8], [0.0, 0.3]], dtype=torch.float64)
+    x[100:180] = 0.4 * x[100:180] + torch.tensor([3.0, 0.0])
+    x[180:] = x[180:] * torch.tensor([0.3, 1.0]) + torch.tensor([0.0, 4.0])
+    return x
+
+
+def example_mixture():
+    model = GaussianMixture(2, 2).double()
+    weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    mu = torch.tensor([[0.0, 0.0], [2.0, 1.0]])
+    covariance = torch.tensor([[[1.0, 0.6], [0.6, 0.5]], [[0.2, 0.0], [0.0, 0.7]]])
+    model.set_parameters(weights, mu, covariance)
+    return model
+
+
+# ---- mixture of Gaussians: the density -----------------------------------------------------------------------------
+
+
+def test_density_integrates_to_1_and_gives_the_moments():
+    side = torch.linspace(-8, 10, 601, dtype=torch.float64)
+    x, cell = torch.cartesian_prod(side, side), (side[1] - side[0]) ** 2
+    model = example_mixture()
+    p = model.log_prob(x).exp() * cell
+    mean = 0.3 * model.mu[0] + 0.7 * model.mu[1]
+    close(p.sum(), 1.0, atol=1e-9, rtol=0)
+    close(p @ x, mean, atol=1e-9, rtol=0)
+    spread = model.mu - mean
+    covariance = torch.einsum("k,kij->ij", torch.tensor([0.3, 0.7]).double(), model.covariance())
+    covariance = covariance + 0.3 * spread[0].outer(spread[0]) + 0.7 * spread[1].outer(spread[1])
+    close((p[:, None] * (x - mean)).mT @ (x - mean), covariance.detach(), atol=1e-6, rtol=0)
+
+
+def test_posterior_is_bayes_rule(points):
+    model = example_mixture()
+    covariance = model.covariance()
+    joint = [w * MultivariateNormal(model.mu[k], covariance[k]).log_prob(points).exp() for k, w in ((0, 0.3), (1, 0.7))]
+    close(model.log_prob(points).exp(), sum(joint))
+    close(model.posterior(points), torch.stack(joint, 1) / sum(joint)[:, None])
+    close(model.loss(points), -sum(joint).log().mean())
+
+
+def test_samples_have_the_moments_of_the_mixture():
+    torch.manual_seed(0)
+    model, n = example_mixture(), 50_000
+    x = model.sample(n)
+    assert x.shape == (n, 2)
+    assert x.dtype == torch.float64
+    first = model.posterior(x)[:, 0]
+    assert abs(first.mean() - 0.3) < 5 * (0.21 / n) ** 0.5
+    for moment in (lambda x: x, lambda x: x**2, lambda x: x[:, :1] * x[:, 1:]):
+        side = torch.linspace(-8, 10, 301, dtype=torch.float64)
+        grid, cell = torch.cartesian_prod(side, side), (side[1] - side[0]) ** 2
+        expected = (model.log_prob(grid).exp() * cell) @ moment(grid)
+        assert ((moment(x).mean(0) - expected).abs() < 5 * moment(x).std(0) / n**0.5 + 1e-6).all()
+
+
+@every_form
+def test_covariances_keep_their_form_whatever_the_parameters(form):
+    torch.manual_seed(0)
+    model = GaussianMixture(3, 4, form=FORMS[form]).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=2)
+    covariance = model.covariance().detach()
+    assert (torch.linalg.eigvalsh(covariance) > 0).all()
+    free = (covariance.abs() > 1e-12).sum((1, 2)).tolist()
+    assert free == [16 if form == "full" else 4] * 3
+    if form == "spherical":
+        close(covariance, covariance[:, :1, :1] * torch.eye(4))
+
+
+# ---- mixture of Gaussians: EM --------------------------------------------------------------------------------------
+
+
+def precisions(covariance, form):
+    inverse = torch.linalg.inv(covariance)
+    variances = inverse.diagonal(dim1=1, dim2=2)
+    return {"full": inverse, "diag": variances, "spherical": variances[:, 0]}[form].numpy()
+
+
+@every_form
+def test_em_takes_the_steps_of_scikit_learn(form, points):
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture as Reference
+
+    model = GaussianMixture.start(points, 3, form=FORMS[form], seed=1)
+    start = {
+        "weights_init": model.logits.detach().softmax(0).numpy(),
+        "means_init": model.mu.detach().clone().numpy(),
+        "precisions_init": precisions(model.covariance().detach(), form),
+    }
+    reference = Reference(3, covariance_type=form, max_iter=25, tol=0, reg_covar=0, **start)
+    with pytest.warns(ConvergenceWarning):
+        reference.fit(points.numpy())
+    em(model, points, steps=25, tolerance=-math.inf)
+    close(model.logits.softmax(0).detach(), reference.weights_, atol=1e-6, rtol=0)
+    close(model.mu.detach(), reference.means_, atol=1e-6, rtol=0)
+    close(torch.as_tensor(precisions(model.covariance().detach(), form)), reference.precisions_, atol=1e-6, rtol=1e-6)
+    close(model.log_prob(points).detach(), reference.score_samples(points.numpy()), atol=1e-6, rtol=0)
+    close(model.posterior(points).detach(), reference.predict_proba(points.numpy()), atol=1e-6, rtol=0)
+
+
+@every_form
+@pytest.mark.parametrize("floor", [1e-4, 0.5])
+def test_em_never_lowers_the_likelihood(form, floor, points):
+    """Also where the floor binds: the M-step is then still the best among the covariances that are allowed."""
+    model = GaussianMixture.start(points, 4, form=FORMS[form], floor=floor)
+    history = em(model, points, steps=60, tolerance=-math.inf)
+    assert len(history) == 60
+    assert min(b - a for a, b in pairwise(history)) > -1e-12
+    assert history[-1] > history[0] + 0.01
+    assert history[-1] == pytest.approx(model.log_prob(points).mean().item(), abs=1e-3)
+    smallest = torch.linalg.eigvalsh(model.covariance().detach()).min()
+    assert smallest >= floor - 1e-9
+    assert (smallest < floor + 1e-9) == (floor == 0.5)
+
+
+@every_form
+def test_where_em_stops_the_gradient_vanishes(form, points):
+    model = GaussianMixture.fit(points, 3, form=FORMS[form], steps=2000, tolerance=1e-14)
+    model.loss(points).backward()
+    for parameter in model.parameters():
+        assert parameter.grad.abs().max() < 1e-5
+
+
+def test_em_stops_when_a_step_gains_less_than_the_tolerance(points):
+    model = GaussianMixture.start(points, 3)
+    history = em(model, points, steps=500, tolerance=1e-3)
+    gains = [b - a for a, b in pairwise(history)]
+    assert gains[-1] < 1e-3 <= min(gains[:-1])
+    assert history[-1] == model.log_prob(points).mean().item()
+
+
+def test_one_component_is_the_sample_mean_and_covariance(points):
+    model = GaussianMixture.fit(points, 1)
+    close(model.mu[0].detach(), points.mean(0))
+    close(model.covariance()[0].detach(), torch.cov(points.T, correction=0))
+
+
+def test_gradient_descent_reaches_what_em_reaches(points):
+    model = GaussianMixture.start(points, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model.loss(points)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    close(
+        model.loss(points), GaussianMixture.fit(points, 3, steps=2000, tolerance=1e-12).loss(points), atol=1e-5, rtol=0
+    )
+
+
+def test_data_on_a_line_and_doubled_examples_do_not_break_the_fit():
+    x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [2.0, 2.0]])
+    model = GaussianMixture.fit(x, 4, floor=1e-4)
+    assert model.log_prob(x).isfinite().all()
+    assert torch.linalg.eigvalsh(model.covariance().detach().double()).min() > 0.99e-4
+
+
+def test_component_that_nobody_wants_starts_anew(points):
+    model = GaussianMixture(2, 2).double()
+    r = torch.stack([torch.ones(300), torch.zeros(300)], 1).double()
+    model.m_step(points, r)
+    close(model.mu[1].detach(), points.mean(0))
+    close(model.logits.softmax(0).detach(), [1.0, 0.0])
+    assert model.log_prob(points).isfinite().all()
+
+
+def test_single_precision_agrees_with_double(points):
+    single, double = (GaussianMixture.fit(x, 3, steps=10, tolerance=-math.inf) for x in (points.float(), points))
+    assert single.log_prob(points.float()).dtype == torch.float32
+    close(single.log_prob(points.float()).detach(), double.log_prob(points).detach(), atol=1e-3, rtol=1e-3)
+
+
+# ---- starts --------------------------------------------------------------------------------------------------------
+
+
+def test_centres_are_drawn_by_squared_distance():
+    """Of 0, 1 and 3: after 0 comes 1 with probability 1/10, after 1 comes 0 with 1/5, after 3 comes 0 with 9/13."""
+    x, n = torch.tensor([[0.0], [1.0], [3.0]]), 3000
+    drawn = [tuple(spread_centres(x, 2, seed).flatten().int().tolist()) for seed in range(n)]
+    for pair, p in {
+        (0, 1): 1 / 30,
+        (0, 3): 9 / 30,
+        (1, 0): 1 / 15,
+        (1, 3): 4 / 15,
+        (3, 0): 3 / 13,
+        (3, 1): 4 / 39,
+    }.items():
+        assert abs(drawn.count(pair) / n - p) < 5 * (p * (1 - p) / n) ** 0.5, pair
+
+
+def test_seeds_repeat_and_leave_the_global_stream_alone(points):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    models = [GaussianMixture.start(points, 3, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(models[0].mu, models[1].mu)
+    assert not torch.equal(models[0].mu, models[2].mu)
+
+
+def test_wrong_input_is_refused(points):
+    model = GaussianMixture.start(points, 3)
+    with pytest.raises(ValueError, match=r"of shape \(B, 2\), got torch.float64 of shape \(300, 1\): images become"):
+        model.log_prob(points[:, :1])
+    with pytest.raises(ValueError, match=r"got torch.int64 of shape \(300, 2\)"):
+        GaussianMixture.fit(points.long(), 2)
+    with pytest.raises(ValueError, match="301 components cannot be told apart by 300 examples: ask for 1 … 300"):
+        GaussianMixture.start(points, 301)
+
+
+# ---- mixture of categorical pixels ---------------------------------------------------------------------------------
+
+SHAPE, LEVELS = (1, 2, 2), 3
+
+
+@pytest.fixture(scope="module")
+def images():
+    """400 images of two kinds, float64, and their kinds."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(400) % 2
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    k = torch.multinomial(p[y], 4, replacement=True, generator=generator)
+    return (k.double() / 2).view(-1, *SHAPE), y
+
+
+def test_probabilities_of_all_images_sum_to_1_and_samples_follow_them(images):
+    torch.manual_seed(0)
+    model = CategoricalMixture.fit(images[0], 3, LEVELS)
+    every_k = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    p = model.log_prob(every_k.double().view(-1, *SHAPE) / 2).exp().detach()
+    close(p.sum(), 1.0)
+    drawn = (model.sample(20_000).flatten(1) * 2).long() @ torch.tensor([27, 9, 3, 1])
+    share = torch.bincount(drawn, minlength=81) / 20_000
+    assert ((share - p).abs() < 5 * (p / 20_000).sqrt() + 1e-4).all()
+
+
+def test_categorical_posterior_is_bayes_rule(images):
+    x = images[0][:30]
+    model = CategoricalMixture.fit(images[0], 3, LEVELS)
+    tables, weights = model.pixel_logits.softmax(-1).flatten(1, 3), model.logits.softmax(0)
+    k = (x.flatten(1) * 2).long()
+    joint = torch.stack([weights * torch.stack([tables[:, i, k[n, i]] for i in range(4)]).prod(0) for n in range(30)])
+    close(model.log_prob(x).exp(), joint.sum(1))
+    close(model.posterior(x), joint / joint.sum(1, keepdim=True))
+    close(model.loss(x), -joint.sum(1).log().mean())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_categorical_em_never_lowers_what_it_promises(alpha, images):
+    x, _ = images
+    model = CategoricalMixture.start(x, 3, LEVELS, alpha=alpha)
+    objective = []
+    for _ in range(50):
+        log_prob, r = model.e_step(x)
+        objective.append((log_prob.sum() + alpha * model.pixel_logits.log_softmax(-1).sum()).item())
+        model.m_step(x, r)
+    assert min(b - a for a, b in pairwise(objective)) > -1e-9
+    assert objective[-1] > objective[0] + 1
+
+
+def test_where_categorical_em_stops_the_gradient_vanishes(images):
+    model = CategoricalMixture.fit(images[0], 2, LEVELS, alpha=0, steps=3000, tolerance=1e-14)
+    model.loss(images[0]).backward()
+    assert max(parameter.grad.abs().max() for parameter in model.parameters()) < 1e-5
+
+
+def test_known_components_are_naive_bayes_and_one_is_independent_pixels(images):
+    x, y = images
+    model = CategoricalMixture(2, SHAPE, LEVELS, alpha=0.5).double()
+    model.m_step(x, torch.nn.functional.one_hot(y).double())
+    close(model.pixel_logits.log_softmax(-1).detach(), NaiveBayes.fit(x, y, LEVELS, 2, alpha=0.5).log_p)
+    one = CategoricalMixture.fit(x, 1, LEVELS, alpha=0.5)
+    close(one.log_prob(x).detach(), IndependentPixels.fit(x, LEVELS, alpha=0.5).log_prob(x))
+
+
+def test_hidden_kinds_are_found(images):
+    x, y = images
+    found = CategoricalMixture.fit(x, 2, LEVELS).posterior(x).argmax(1)
+    agreement = (found == y).double().mean().item()
+    assert max(agreement, 1 - agreement) > 0.95
+
+
+def test_categorical_mixture_refuses_what_it_cannot_score(images):
+    x, _ = images
+    model = CategoricalMixture.fit(x, 2, LEVELS)
+    with pytest.raises(ValueError, match=r"a pixel is 0\.25, not k/2"):
+        model.log_prob(x / 2)
+    with pytest.raises(ValueError, match=r"of shape \(B, 1, 2, 2\).* got torch.float64 of shape \(400, 4\)"):
+        model.log_prob(x.flatten(1))
+    with pytest.raises(ValueError, match=r"got torch.uint8"):
+        CategoricalMixture.fit(x.byte(), 2, LEVELS)
+
+
+def test_categorical_mixture_on_digits_lies_between_the_ruler_and_the_chain():
+    digits = datasets.load("digits")
+    model = CategoricalMixture.fit(digits.train.scaled(), 10, 17, seed=2)
+    assert 98 < model.loss(digits.test.scaled()).item() < 102  # independent pixels: 106.4, chain: 93.7
+
+
+# ---- saving --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "categorical"])
+def test_parameters_are_saved_and_loaded(kind, points, images, tmp_path):
+    if kind == "Gaussian":
+        x, model, again = points, GaussianMixture.fit(points, 3), GaussianMixture(3, 2).double()
+    else:
+        x, model = images[0], CategoricalMixture.fit(images[0], 3, LEVELS)
+        again = CategoricalMixture(3, SHAPE, LEVELS).double()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert torch.equal(again.log_prob(x), model.log_prob(x))
