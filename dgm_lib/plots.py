@@ -103,6 +103,8 @@ def curves(history: History, names: Sequence[str] = (), *, ylabel: str = "nats")
         (line,) = ax.plot(range(1, len(history[name]) + 1), history[name], label=name)
         if history.best_epoch is not None:
             ax.plot(history.best_epoch + 1, history[name][history.best_epoch], "o", color=line.get_color(), ms=9)
+    if history.best_epoch is not None:
+        ax.plot([], [], "o", color=GREY, ms=9, label="the weights that were kept")
     ax.set(xlabel="epoch", ylabel=ylabel)
     ax.legend()
     return fig
@@ -149,8 +151,9 @@ def _plane(ax: Axes, title: str, extent: float) -> None:
 def table(
     ax: Axes, values: Tensor, *, xlabel: str, ylabel: str, xticks: Sequence[str] = (), yticks: Sequence[str] = ()
 ) -> None:
-    """A matrix as colours, such as a transition matrix: one cell a number, rows from top to bottom."""
-    ax.imshow(values.detach().cpu().numpy(), cmap=DENSITY, aspect="auto", interpolation="nearest")
+    """A matrix as colours, such as a transition matrix: one cell a number, with a bar that gives the scale."""
+    picture = ax.imshow(values.detach().cpu().numpy(), cmap=DENSITY, aspect="auto", interpolation="nearest")
+    ax.figure.colorbar(picture, ax=ax, shrink=0.8)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if xticks:
         ax.set_xticks(range(len(xticks)), xticks)

@@ -1,6 +1,6 @@
 """What can be said about a wrong answer to any exercise: shapes, factors, signs, logarithms, numbers that overflow.
 
-Each detector takes the comparison of an answer with its reference and returns one or two sentences, or None.
+Each detector takes the comparison of an answer with its reference and returns what it found, or None.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from dgm_lib.exercises.values import close
 
 @dataclass(frozen=True)
 class Comparison:
-    """What an answer and its reference gave for the same inputs: one float64 tensor for each input."""
+    """What an answer and its reference gave for the same inputs: one float64 tensor for each input.
 
+    numbers: which inputs of the exercise these are, counted from 0.
+    """
+
+    numbers: list[int]
     arguments: list[tuple]
     answers: list[Tensor]
     expected: list[Tensor]
@@ -34,16 +38,27 @@ class Comparison:
         pairs = enumerate(zip(self.answers, self.expected))
         return next((i for i, (answer, expected) in pairs if not self.agree(answer, expected)), None)
 
+    def only(self, condition: Callable[[Tensor, Tensor], bool | Tensor]) -> Comparison | None:
+        """The same on the inputs where (answer, expected) meet the condition; None if nothing differs on them."""
+        rows = zip(self.numbers, self.arguments, self.answers, self.expected)
+        rows = [row for row in rows if condition(*row[2:])]
+        part = Comparison(*map(list, zip(*rows)), self.atol, self.rtol) if rows else None
+        return part if part and part.first_difference() is not None else None
+
     def finite(self) -> Comparison | None:
         """The same on the inputs where the answer is finite; None if the answer is not wrong on any of them."""
-        rows = [row for row in zip(self.arguments, self.answers, self.expected) if row[1].isfinite().all()]
-        if not rows:
-            return None
-        part = Comparison(*map(list, zip(*rows)), self.atol, self.rtol)
-        return part if part.first_difference() is not None else None
+        return self.only(lambda answer, _: answer.isfinite().all())
 
 
-def detect(comparison: Comparison) -> str | None:
+@dataclass(frozen=True)
+class Finding:
+    """One or two sentences about a wrong answer, and the inputs that they speak of: the first difference is shown."""
+
+    sentence: str
+    part: Comparison
+
+
+def detect(comparison: Comparison) -> Finding | None:
     """The first thing that a detector recognises in a wrong answer, or None."""
     part = comparison.finite()
     for detector in FINITE_DETECTORS if part else []:
@@ -55,21 +70,21 @@ def detect(comparison: Comparison) -> str | None:
 # ---- slips that can be undone --------------------------------------------------------------------------------------
 
 
-def undone(c: Comparison) -> str | None:
+def undone(c: Comparison) -> Finding | None:
     """An answer from which one step leads to the reference on every input."""
     for repair, sentence in REPAIRS:
         repaired = [_apply(repair, answer, _length(args)) for answer, args in zip(c.answers, c.arguments)]
         if all(c.agree(value, expected) for value, expected in zip(repaired, c.expected)):
-            return sentence
+            return Finding(sentence, c)
     return None
 
 
-def lost(c: Comparison) -> str | None:
+def lost(c: Comparison) -> Finding | None:
     """An answer to which one step leads from the reference: more was asked than was given."""
     for step, sentence in LOSSES:
         given = [_apply(step, expected, _length(args)) for expected, args in zip(c.expected, c.arguments)]
         if all(c.agree(answer, value) for answer, value in zip(c.answers, given)):
-            return sentence
+            return Finding(sentence, c)
     return None
 
 
@@ -127,6 +142,10 @@ REPAIRS: list[tuple[Callable[[Tensor, int], Tensor], str]] = [
     (lambda a, n: a.sum(), "You return the single terms; the exercise asks for one number, their sum."),
     (lambda a, n: a.mean(-1), "You return the single terms; their mean over the last dimension is asked."),
     (lambda a, n: a.sum(-1), "You return the single terms; their sum over the last dimension is asked."),
+    (
+        lambda a, n: a.logsumexp(-1),
+        "You return the logarithms of the single terms; the logarithm of the terms' sum is asked: `logsumexp`.",
+    ),
     (lambda a, n: a / 100, "Your values are 100 times the reference: percent, where a share between 0 and 1 is asked."),
     (lambda a, n: 1 - a, "Your values are one minus the reference: you count the opposite of what is asked."),
     (lambda a, n: a.log(), "Your values are exp of the reference: the last step, a logarithm, is missing."),
@@ -151,22 +170,29 @@ LOSSES: list[tuple[Callable[[Tensor, int], Tensor], str]] = [
 # ---- patterns in the numbers ---------------------------------------------------------------------------------------
 
 
-def same_for_every_input(c: Comparison) -> str | None:
+def same_for_every_input(c: Comparison) -> Finding | None:
     """One value, whatever the input; the reference has several."""
     first, *others = c.answers
     if others and all(c.agree(answer, first) for answer in others) and _varied(c):
-        return "Your answer is the same for every input. Does the function use its arguments, or a variable outside?"
+        sentence = (
+            "Your answer is the same for every input. Does the function use its arguments, or a variable outside?"
+        )
+        return Finding(sentence, c)
     return None
 
 
-def whole_numbers(c: Comparison) -> str | None:
+def whole_numbers(c: Comparison) -> Finding | None:
     """Integers, where the reference is none."""
     if all(bool((answer == answer.round()).all()) for answer in c.answers) and _varied(c):
-        return "All your values are whole numbers: a division `//`, a rounding or an integer tensor cut the rest off."
+        sentence = (
+            "All your values are whole numbers; the reference's have fractions. Does a division `//`, a rounding or an "
+            "integer tensor cut them off, or is it a count or a place that you return?"
+        )
+        return Finding(sentence, c)
     return None
 
 
-def constant_factor(c: Comparison) -> str | None:
+def constant_factor(c: Comparison) -> Finding | None:
     """The same multiple of the reference everywhere."""
     pairs = _elements(c)
     if pairs is None:
@@ -175,10 +201,11 @@ def constant_factor(c: Comparison) -> str | None:
     factor = (answers / expected)[expected.abs() > c.atol].median()
     if factor == 0 or abs(factor - 1) < 1e-3 or not close(answers, factor * expected, c.atol, 10 * c.rtol).all():
         return None
-    return f"On every input your values are {factor.item():.4g} times the reference: one constant factor is wrong."
+    sentence = f"On every input your values are {factor.item():.4g} times the reference: one constant factor is wrong."
+    return Finding(sentence, c)
 
 
-def constant_offset(c: Comparison) -> str | None:
+def constant_offset(c: Comparison) -> Finding | None:
     """The same distance from the reference everywhere."""
     pairs = _elements(c)
     if pairs is None:
@@ -189,17 +216,19 @@ def constant_offset(c: Comparison) -> str | None:
         return None
     gaussian = math.isclose(abs(offset), math.log(2 * math.pi) / 2, abs_tol=1e-3)
     known = " It is ½ log 2π, the constant of the Gaussian." if gaussian else ""
-    return f"On every input your values are the reference {offset.item():+.4g}: one constant term is wrong.{known}"
+    sentence = f"On every input your values are the reference {offset.item():+.4g}: one constant term is wrong.{known}"
+    return Finding(sentence, c)
 
 
-def nearly_right(c: Comparison) -> str | None:
+def nearly_right(c: Comparison) -> Finding | None:
     """Right to a few digits."""
     if any(a.shape != b.shape or not close(a, b, 3e-3, 1e-2).all() for a, b in zip(c.answers, c.expected)):
         return None
-    return (
+    sentence = (
         "You are within 1 % everywhere, yet not within the tolerance. A small constant added against log 0 or a "
         "division by 0, a rounding, or 16-bit numbers do that."
     )
+    return Finding(sentence, c)
 
 
 def _elements(c: Comparison) -> tuple[Tensor, Tensor] | None:
@@ -217,31 +246,39 @@ def _varied(c: Comparison) -> bool:
 # ---- shapes and infinities -----------------------------------------------------------------------------------------
 
 
-def not_finite(c: Comparison) -> str | None:
+def not_finite(c: Comparison) -> Finding | None:
     """nan or inf, where the reference is finite."""
-    for answer, expected in zip(c.answers, c.expected):
-        if answer.shape == expected.shape and (broken := ~answer.isfinite() & expected.isfinite()).any():
-            kind = "nan" if answer[broken].isnan().any() else "infinite"
-            return (
-                f"Your answer is {kind} there, though the true value is an ordinary number: an `exp` overflows or "
-                "underflows on the way, or a log or a division meets 0. Stay with logarithms as long as you can."
-            )
-    return None
+
+    def breaks(answer: Tensor, expected: Tensor) -> Tensor | bool:
+        return answer.shape == expected.shape and (~answer.isfinite() & expected.isfinite()).any()
+
+    part = c.only(breaks)
+    if part is None:
+        return None
+    answer, expected = part.answers[0], part.expected[0]
+    kind = "nan" if answer[~answer.isfinite() & expected.isfinite()][0].isnan() else "infinite"
+    sentence = (
+        f"Your answer is {kind} there, though the true value is an ordinary number: an `exp` overflows or underflows on "
+        "the way, a log meets 0 or a negative number, or a division meets 0. Stay with logarithms as long as you can."
+    )
+    return Finding(sentence, part)
 
 
-def finite_for_infinite(c: Comparison) -> str | None:
+def finite_for_infinite(c: Comparison) -> Finding | None:
     """An ordinary number, where the reference is infinite."""
-    for answer, expected in zip(c.answers, c.expected):
-        if answer.shape == expected.shape and (answer.isfinite() & expected.isinf()).any():
-            return "The true value is infinite there. A clamp or a small constant inside a log hides it."
-    return None
+
+    def hides(answer: Tensor, expected: Tensor) -> Tensor | bool:
+        return answer.shape == expected.shape and (answer.isfinite() & expected.isinf()).any()
+
+    part = c.only(hides)
+    sentence = "The true value is infinite there. A clamp, a mask or a small constant inside a log hides it."
+    return Finding(sentence, part) if part else None
 
 
-def other_shape(c: Comparison) -> str | None:
+def other_shape(c: Comparison) -> Finding | None:
     """A shape that no other detector could explain."""
-    if any(answer.shape != expected.shape for answer, expected in zip(c.answers, c.expected)):
-        return "Over which dimension do you reduce, and which ones should remain?"
-    return None
+    part = c.only(lambda answer, expected: answer.shape != expected.shape)
+    return Finding("Over which dimension do you reduce, and which ones should remain?", part) if part else None
 
 
 FINITE_DETECTORS = [

@@ -16,10 +16,11 @@ import torch
 from torch import Generator, Tensor
 
 from dgm_lib.exercises.attempt import NOT_ATTEMPTED, Refused, call, quiet
-from dgm_lib.exercises.detectors import Comparison, detect, undone
+from dgm_lib.exercises.detectors import Comparison, Finding, detect
 from dgm_lib.exercises.values import as_tensor, close, show_arguments, show_pair
 
 SEED = 0
+GIVEN_IN_FULL = 1e-6  # relative; what float32 keeps of a number that was computed and not typed
 MARKS = {"right": "✓", "wrong": "✗", "error": "✗", "not attempted": "·"}
 
 
@@ -31,7 +32,7 @@ class Exercise:
     statement: what is asked, in one sentence. nudge: where to begin, for those who are stuck.
     right: what is said to a right answer, as the end of the sentence "agrees with the reference on n inputs, …".
     wrong: known wrong answers, functions like the reference (or values), each with the hint that helps. A hint may
-    hold the fields {yours} and {expected}: the two numbers at the first difference.
+    hold the fields {yours} and {expected}: the two numbers that are shown.
     inputs: the tuples of arguments to compare on, easy ones first, drawn with the generator given.
     """
 
@@ -90,9 +91,9 @@ def _judge_function(exercise: Exercise, answer: object) -> Verdict:
     inputs = exercise.draw_inputs()
     answers, refused = _answers(exercise, answer, inputs)
     comparison = _compare(exercise, inputs[: len(answers)], answers)
-    if (at := comparison.first_difference()) is not None:
-        evidence = _evidence(exercise, comparison, at, len(inputs))
-        return _verdict(exercise, "wrong", evidence, _explain(exercise, comparison, at, answer))
+    if comparison.first_difference() is not None:
+        found = _explain(exercise, comparison, answer)
+        return _verdict(exercise, "wrong", _evidence(exercise, found.part, len(inputs)), found.sentence)
     if refused:
         return _verdict(exercise, refused.status, str(refused), *_seen_on(exercise, refused, inputs, len(answers)))
     return _verdict(exercise, "right", f"agrees with the reference on {len(inputs)} inputs, {exercise.right}")
@@ -111,7 +112,7 @@ def _answers(exercise: Exercise, function: Callable, inputs: list[tuple]) -> tup
 
 def _compare(exercise: Exercise, inputs: list[tuple], answers: list[Tensor]) -> Comparison:
     expected = [as_tensor(exercise.reference(*arguments)) for arguments in inputs]
-    return Comparison(inputs, answers, expected, exercise.atol, exercise.rtol)
+    return Comparison(list(range(len(inputs))), inputs, answers, expected, exercise.atol, exercise.rtol)
 
 
 def _seen_on(exercise: Exercise, refused: Refused, inputs: list[tuple], at: int) -> list[str]:
@@ -120,47 +121,52 @@ def _seen_on(exercise: Exercise, refused: Refused, inputs: list[tuple], at: int)
     return [f"This was on input {at + 1} of {len(inputs)}: {show_arguments(exercise.argument_names, inputs[at])}."]
 
 
-def _evidence(exercise: Exercise, comparison: Comparison, at: int, n_inputs: int) -> str:
-    """What was seen on the first input on which the answer differs."""
+def _evidence(exercise: Exercise, comparison: Comparison, n_inputs: int) -> str:
+    """What was seen on the first of these inputs on which the answer differs."""
+    at = comparison.first_difference()
     answer, expected = comparison.answers[at], comparison.expected[at]
     given = show_arguments(exercise.argument_names, comparison.arguments[at])
-    where = f"on input {at + 1} of {n_inputs}, {given},"
+    where = f"on input {comparison.numbers[at] + 1} of {n_inputs}, {given},"
     if answer.shape != expected.shape:
         return f"{where} your answer has the shape {tuple(answer.shape)}, the reference {tuple(expected.shape)}."
-    place, yours, reference = _difference(comparison, at)
+    place, yours, reference = _difference(comparison)
     return f"{where} you return {yours}{place}, the reference {reference}."
 
 
-def _difference(comparison: Comparison, at: int) -> tuple[str, str, str]:
-    """The place of the first difference, and both values there; all of a small tensor."""
+def _difference(comparison: Comparison) -> tuple[str, str, str]:
+    """The place of the first difference within the answer, and both values there; all of a small tensor."""
+    at = comparison.first_difference()
     answer, expected = comparison.answers[at], comparison.expected[at]
     if answer.shape != expected.shape:
         return "", f"shape {tuple(answer.shape)}", f"shape {tuple(expected.shape)}"
     if answer.numel() <= 4:
         return "", *show_pair(answer, expected)
-    index = (~close(answer, expected, comparison.atol, comparison.rtol)).nonzero()[0].tolist()
+    differs = ~close(answer, expected, comparison.atol, comparison.rtol)
+    broken = answer.isfinite() != expected.isfinite()  # says more than a wrong number
+    index = (broken if broken.any() else differs).nonzero()[0].tolist()
     return f" at {index}", *show_pair(answer[tuple(index)], expected[tuple(index)])
 
 
 # ---- what went wrong -----------------------------------------------------------------------------------------------
 
 
-def _explain(exercise: Exercise, comparison: Comparison, at: int, function: Callable) -> str:
+def _explain(exercise: Exercise, comparison: Comparison, function: Callable) -> Finding:
     """The most specific thing that can be said about a wrong answer."""
-    _, yours, expected = _difference(comparison, at)
-    if hint := recognise(exercise, comparison):
-        return hint.format(yours=yours, expected=expected)
-    if _changes_when_repeated(exercise, comparison, at, function):
-        return "Called again with the same input it returns something else: random numbers, or a variable outside?"
-    return detect(comparison) or _share(comparison)
+    if found := recognise(exercise, comparison):
+        return found
+    if _changes_when_repeated(exercise, comparison, function):
+        sentence = "Called again with the same input it returns something else: random numbers, or a variable outside?"
+        return Finding(sentence, comparison)
+    return detect(comparison) or Finding(_share(comparison), comparison)
 
 
-def recognise(exercise: Exercise, comparison: Comparison) -> str | None:
+def recognise(exercise: Exercise, comparison: Comparison) -> Finding | None:
     """The hint of the known wrong answer that gives the same values, where the answer is finite if need be."""
     for part in (comparison, comparison.finite()):
         for function, hint in exercise.wrong if part else []:
             if all(_resembles(part, i, function) for i in range(len(part.answers))):
-                return hint
+                _, yours, expected = _difference(part)
+                return Finding(hint.format(yours=yours, expected=expected), part)
     return None
 
 
@@ -181,17 +187,27 @@ def _resembles(c: Comparison, i: int, wrong: Callable) -> bool:
     return bool(same.all())
 
 
-def _changes_when_repeated(exercise: Exercise, comparison: Comparison, at: int, function: Callable) -> bool:
+def _changes_when_repeated(exercise: Exercise, comparison: Comparison, function: Callable) -> bool:
+    at = comparison.first_difference()
     again, _ = _answers(exercise, function, [comparison.arguments[at]])
     return not again or not torch.equal(again[0].nan_to_num(), comparison.answers[at].nan_to_num())
 
 
 def _share(c: Comparison) -> str:
     """How many inputs agree, when nothing else is known."""
-    n_right = sum(c.agree(answer, expected) for answer, expected in zip(c.answers, c.expected))
-    if n_right == 0:
+    agrees = [c.agree(answer, expected) for answer, expected in zip(c.answers, c.expected)]
+    right, wrong = ([i + 1 for i, agreed in enumerate(agrees) if agreed is side] for side in (True, False))
+    if not right:
         return "No input agrees yet. Work this one out by hand, on paper: at which step do you and your code part?"
-    return f"{n_right} of {len(c.answers)} inputs agree already: what is special about this one?"
+    if len(right) < len(wrong):
+        some = f"input {right[0]} of {len(agrees)} agrees" if len(right) == 1 else f"inputs {_listed(right)} agree"
+        return f"Only {some}, perhaps by accident. Work input {wrong[0]} out by hand, on paper."
+    question = "is special about this one" if len(wrong) == 1 else f"do inputs {_listed(wrong)} have in common"
+    return f"{len(right)} of {len(agrees)} inputs agree already: what {question}?"
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}"
 
 
 # ---- values --------------------------------------------------------------------------------------------------------
@@ -227,16 +243,22 @@ def _judge_number(exercise: Exercise, answer: object) -> tuple[str, str]:
     if given.numel() != 1:
         raise ValueError(f"yours has the shape {tuple(given.shape)}")
     given = given.reshape(())
-    comparison = Comparison([()], [given], [expected], exercise.atol, exercise.rtol)
-    if comparison.first_difference() is None:
+    if hint := _hint_for_value(exercise, given, GIVEN_IN_FULL):
+        return "wrong", hint
+    if close(given, expected, exercise.atol, exercise.rtol):
         return "right", exercise.right
-    for value, hint in exercise.wrong:
-        if comparison.agree(given, as_tensor(value)):
-            return "wrong", hint
-    return "wrong", undone(comparison) or _larger_or_smaller(given, expected)
+    return "wrong", _hint_for_value(exercise, given, exercise.rtol) or _size(exercise, given, expected)
 
 
-def _larger_or_smaller(given: Tensor, expected: Tensor) -> str:
+def _hint_for_value(exercise: Exercise, given: Tensor, rtol: float) -> str | None:
+    """The hint of the known wrong value that this is. log 999 in full is one, though 6.91 is log 1000, rounded."""
+    atol = min(rtol, exercise.atol)
+    return next((hint for value, hint in exercise.wrong if close(given, as_tensor(value), atol, rtol)), None)
+
+
+def _size(exercise: Exercise, given: Tensor, expected: Tensor) -> str:
     if not given.isfinite():
         return f"{given.item()} is not a number to compare with."
+    if close(-given, expected, exercise.atol, exercise.rtol):
+        return "The size is right, the sign is wrong."
     return f"{given.item():.4g} is too {'large' if given > expected else 'small'}."

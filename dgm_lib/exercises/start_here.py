@@ -141,6 +141,36 @@ def with_small_constant(small: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda logits, labels: -(log_probability(logits, labels).exp() + small).log().mean()
 
 
+def label_logit(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits[torch.arange(len(labels)), labels]
+
+
+def maximum_lost(logits: Tensor, labels: Tensor) -> Tensor:
+    shifted = logits - logits.amax(1, keepdim=True)
+    return (shifted.logsumexp(1) - label_logit(logits, labels)).mean()
+
+
+def overall_maximum_lost(logits: Tensor, labels: Tensor) -> Tensor:
+    return ((logits - logits.max()).logsumexp(1) - label_logit(logits, labels)).mean()
+
+
+def maximum_counted_twice(logits: Tensor, labels: Tensor) -> Tensor:
+    shifted = logits - logits.amax(1, keepdim=True)
+    return (logits.logsumexp(1) - label_logit(shifted, labels)).mean()
+
+
+def shares_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    return -(label_logit(logits, labels) / logits.sum(1)).log().mean()
+
+
+MAXIMUM_LOST = (
+    "The largest logit is subtracted in one place only. Taken out of the sum before exp, it has to be added back after "
+    "the log, or be taken off the label's logit as well."
+)
+LOG_OF_LOGITS = (
+    "This is the logarithm of the logits, and they are no probabilities: they may be negative, where log gives nan. "
+    "Their exp, divided by the sum of exp over the row, is a probability."
+)
 NO_LOGARITHM = (
     "This is made of probabilities, and no logarithm was taken. A probability of 0.01 and one of 0.0001 cost almost "
     "the same there; the cross-entropy is the mean of −log p(label)."
@@ -170,7 +200,7 @@ CROSS_ENTROPY = Exercise(
             "logarithm, `log` and not `log2`.",
         ),
         (
-            lambda logits, labels: -logits[torch.arange(len(labels)), labels].mean(),
+            lambda logits, labels: -label_logit(logits, labels).mean(),
             "This is minus the label's logit, and the normaliser is missing. A logit becomes a log-probability only "
             "when log Σ exp of its row is subtracted; without that, larger logits would always look better.",
         ),
@@ -191,6 +221,19 @@ CROSS_ENTROPY = Exercise(
             lambda logits, labels: -log_probability(logits, labels).mean() / logits.shape[1],
             "You average over the K classes as well. Only the label's own term is there, once per example: divide "
             "by B, not by B · K.",
+        ),
+        (
+            lambda logits, labels: -log_probability(logits, labels).sum() / logits.shape[1],
+            "You divide the sum by the number of classes, K. It has one term for each example, so divide by B.",
+        ),
+        (maximum_lost, MAXIMUM_LOST),
+        (overall_maximum_lost, MAXIMUM_LOST),
+        (maximum_counted_twice, MAXIMUM_LOST),
+        (lambda logits, labels: -label_logit(logits, labels).log().mean(), LOG_OF_LOGITS),
+        (shares_of_logits, LOG_OF_LOGITS),
+        (
+            lambda logits, labels: (logits.exp().sum(1) - label_logit(logits, labels)).mean(),
+            "You subtract Σ exp itself. The normaliser of a log-probability is its logarithm, log Σ exp.",
         ),
         (
             lambda logits, labels: -log_probability(logits, labels).exp().mean().log(),
@@ -237,6 +280,11 @@ def one_from_every_label(logits: Tensor, labels: Tensor) -> Tensor:
     return gradient / len(labels)
 
 
+SOFTMAX_FORGOTTEN = (
+    "You subtract the labels from the logits themselves. The derivative of log Σ exp is a probability: the softmax of "
+    "the logits, and then minus 1 at the label."
+)
+
 CROSS_ENTROPY_GRADIENT = Exercise(
     reference=cross_entropy_gradient,
     statement="The gradient (B, K) of the mean cross-entropy with respect to the logits, without autograd.",
@@ -273,6 +321,12 @@ CROSS_ENTROPY_GRADIENT = Exercise(
             "You divide by B · K. The loss is a mean over the B examples only; an example's K logits all belong to "
             "its one loss.",
         ),
+        (
+            lambda logits, labels: (logits.softmax(1) - one_hot(logits, labels)) / logits.shape[1],
+            "You divide by the number of classes, K. The loss is a mean over the B examples: divide by B.",
+        ),
+        (lambda logits, labels: (logits - one_hot(logits, labels)) / len(labels), SOFTMAX_FORGOTTEN),
+        (lambda logits, labels: logits - one_hot(logits, labels), SOFTMAX_FORGOTTEN),
         (
             lambda logits, labels: (logits.softmax(0) - one_hot(logits, labels)) / len(labels),
             "Your softmax runs down the columns, over the batch. Each example has its own distribution over the "
@@ -337,6 +391,15 @@ ACCURACY = Exercise(
             lambda logits, labels: (logits.argmax(0) == labels).double().mean(),
             "`argmax(0)` runs down the columns: it finds, for each class, the example that likes it best. The "
             "prediction for an example is along its row: dimension 1.",
+        ),
+        (
+            lambda logits, labels: (logits.argmax() == labels).double().mean(),
+            "`argmax()` without a dimension gives one number for the whole table: the place of its largest entry, "
+            "counted through all rows. One prediction per row is needed: dimension 1.",
+        ),
+        (
+            lambda logits, labels: (logits.argmax(1) == labels).sum() / logits.shape[1],
+            "You divide by the number of classes, K. The share is of the B examples.",
         ),
         (
             lambda logits, labels: (logits.argmax(1) == labels).sum(),

@@ -104,7 +104,7 @@ KL_DIVERGENCE = Exercise(
         (
             kl_clamped,
             "Right until q = 0 where p > 0. There q calls impossible what happens with probability p, and the KL is "
-            "infinite; a clamp or a small constant turns that into {yours}, a number that only it decides.",
+            "infinite; a clamp, a small constant or a mask turns that into {yours}, a number that only it decides.",
         ),
     ],
 )
@@ -135,6 +135,19 @@ def samples(generator: Generator) -> list[tuple[Tensor]]:
     ]
 
 
+def middle(x: Tensor) -> Tensor:
+    return x.quantile(0.5)  # between the two middle ones where N is even; torch's median takes the lower
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
+
+
+MEDIAN = (
+    "Your mu is the median. It makes Σ |x − mu| smallest; the Gaussian's likelihood asks for the smallest Σ (x − mu)², "
+    "and that is at the mean."
+)
+
 FIT_GAUSSIAN = Exercise(
     reference=fit_gaussian,
     statement="The mean and the standard deviation (mu, sigma) under which the data x (N,) are most likely.",
@@ -162,6 +175,10 @@ FIT_GAUSSIAN = Exercise(
             "Median and mean distance are the maximum-likelihood fit of a Laplace distribution, whose density falls "
             "with |x − mu|. A Gaussian's falls with the square.",
         ),
+        (lambda x: (x.median(), x.std(correction=0)), MEDIAN),
+        (lambda x: (middle(x), x.std(correction=0)), MEDIAN),
+        (lambda x: (x.median(), root_mean_square(x - x.median())), MEDIAN),
+        (lambda x: (middle(x), root_mean_square(x - middle(x))), MEDIAN),
         (
             lambda x: (x.mean(), (x - x.mean()).abs().mean()),
             "Your sigma is the mean of |x − mu|. In a Gaussian the distance enters squared: average the squares, "
@@ -172,7 +189,7 @@ FIT_GAUSSIAN = Exercise(
             "Both numbers are right, in the other order: mu comes first.",
         ),
         (
-            lambda x: (x.mean(), x.square().mean().sqrt()),
+            lambda x: (x.mean(), root_mean_square(x)),
             "Your sigma is the root of the mean of x², the distance from 0. Measure the distance from mu.",
         ),
         (
@@ -215,9 +232,21 @@ def joint(x: Tensor, weights: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     return weights * torch.exp(-((x[:, None] - mu) ** 2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
 
 
+def log_density(x: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
+    return -sigma.log() - ((x[:, None] - mu) / sigma).square() / 2 - math.log(2 * math.pi) / 2
+
+
 def shared_by(log_joint: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda *mixture: log_joint(*mixture).softmax(1)
 
+
+OVER_THE_POINTS = (
+    "Your columns sum to 1, over the data. Each point is shared out among the components, so each row has to: "
+    "normalise over dimension 1."
+)
+WEIGHTS_WITHOUT_LOG = (
+    "The weights themselves stand among logarithms. weight · density becomes log weight + log density there."
+)
 
 RESPONSIBILITIES = Exercise(
     reference=responsibilities,
@@ -227,15 +256,14 @@ RESPONSIBILITIES = Exercise(
     inputs=mixtures,
     wrong=[
         (
-            shared_by(lambda x, w, mu, sigma: -sigma.log() - ((x[:, None] - mu) / sigma) ** 2 / 2),
+            shared_by(lambda x, weights, *normals: log_density(x, *normals)),
             "The weights are missing: you treat all components as equally common. Bayes' rule multiplies p(x|k) by "
             "the prior p(k).",
         ),
-        (
-            lambda *mixture: joint(*mixture) / joint(*mixture).sum(0),
-            "Your columns sum to 1, over the data. Each point is shared out among the components, so each row has to: "
-            "normalise over dimension 1.",
-        ),
+        (lambda *mixture: joint(*mixture) / joint(*mixture).sum(0), OVER_THE_POINTS),
+        (lambda x, weights, *normals: (weights.log() + log_density(x, *normals)).softmax(0), OVER_THE_POINTS),
+        (shared_by(lambda x, weights, *normals: weights + log_density(x, *normals)), WEIGHTS_WITHOUT_LOG),
+        (shared_by(lambda x, weights, *normals: weights * log_density(x, *normals)), WEIGHTS_WITHOUT_LOG),
         (
             joint,
             "This is the joint p(k) p(x|k), and its rows sum to p(x). Divide by that sum and each row sums to 1.",
@@ -358,6 +386,14 @@ MARKOV_LOG_PROB = Exercise(
             "the slice ends.",
         ),
         (
+            lambda x, initial, transition: markov_log_prob(x, initial.exp(), transition),  # log of exp: no log
+            "The first symbol enters as a probability, without a logarithm: initial[x[0]].log().",
+        ),
+        (
+            lambda x, initial, transition: markov_log_prob(x, initial, transition.exp()),
+            "The steps enter as probabilities, without a logarithm: the product rule becomes a sum of logs.",
+        ),
+        (
             lambda x, initial, transition: initial[x].log().sum(),
             "You draw every symbol from `initial`, as if each forgot the one before. Only the first comes from there.",
         ),
@@ -372,7 +408,7 @@ MARKOV_LOG_PROB = Exercise(
         (
             markov_clamped,
             "Right for every sequence that can occur. The one shown cannot, since the chain gives one of its steps "
-            "probability 0: log p is −inf, and a clamp or a small constant turns it into {yours}.",
+            "probability 0: log p is −inf, and a clamp, a small constant or a mask turns it into {yours}.",
         ),
     ],
 )
@@ -416,11 +452,24 @@ def hmm_underflowing(x: Tensor, initial: Tensor, transition: Tensor, emission: T
     return alpha.sum().log()
 
 
-def viterbi(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
-    log_delta = initial.log() + emission[:, x[0]].log()
+def arrive(log_alpha: Tensor, log_transition: Tensor) -> Tensor:
+    return (log_alpha[:, None] + log_transition).logsumexp(0)
+
+
+def forward(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor, *, step=arrive) -> Tensor:
+    """log p(x, last state), (K,), with the step given: from log_alpha and log_transition to the next log_alpha."""
+    log_alpha = initial.log() + emission[:, x[0]].log()
     for symbol in x[1:]:
-        log_delta = (log_delta[:, None] + transition.log()).amax(0) + emission[:, symbol].log()
-    return log_delta.amax()
+        log_alpha = step(log_alpha, transition.log()) + emission[:, symbol].log()
+    return log_alpha
+
+
+def viterbi(*model: Tensor) -> Tensor:
+    return forward(*model, step=lambda a, log_transition: (a[:, None] + log_transition).amax(0)).amax()
+
+
+def stepping(step: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda *model: forward(*model, step=step).logsumexp(0)
 
 
 def first_emission_forgotten(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
@@ -431,6 +480,12 @@ def first_emission_forgotten(x: Tensor, initial: Tensor, transition: Tensor, emi
 def last_emission_forgotten(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
     return hmm_log_prob(x[:-1], initial, transition, emission) if len(x) > 1 else torch.tensor(0.0)
 
+
+def stopped_early(x: Tensor, initial: Tensor, transition: Tensor, emission: Tensor) -> Tensor:
+    return hmm_log_prob(x[:-1] if len(x) > 1 else x, initial, transition, emission)
+
+
+LAST_SYMBOL = "The last symbol is never looked at. Look where your loop ends."
 
 HMM_LOG_PROB = Exercise(
     reference=hmm_log_prob,
@@ -451,8 +506,42 @@ HMM_LOG_PROB = Exercise(
             "The first symbol is never looked at: the forward pass starts with initial times the emission of x[0].",
         ),
         (
-            last_emission_forgotten,
-            "The last symbol is never looked at. Look where your loop ends.",
+            lambda x, *tables: hmm_log_prob(torch.cat([x[:1], x]), *tables),
+            "The first symbol counts twice: `initial` and its emission are the start, and the loop runs over x[1:].",
+        ),
+        (last_emission_forgotten, LAST_SYMBOL),
+        (stopped_early, LAST_SYMBOL),
+        (
+            stepping(lambda log_alpha, log_transition: (log_alpha[:, None] + log_transition).logsumexp(1)),
+            "Your logsumexp runs over dimension 1, the next state. Each row of the transition sums to 1, so nothing "
+            "moves: sum over dimension 0, where the step came from.",
+        ),
+        (
+            stepping(lambda log_alpha, log_transition: (log_alpha + log_transition).logsumexp(0)),
+            "`alpha + log_transition` lays alpha along the columns, the next states. It belongs to the rows, where the "
+            "step comes from: alpha[:, None].",
+        ),
+        (
+            stepping(lambda log_alpha, log_transition: log_alpha @ log_transition),
+            "`@` multiplies and adds, and these are logarithms. There a product is a sum, and a sum is a logsumexp: "
+            "(alpha[:, None] + log_transition).logsumexp(0).",
+        ),
+        (
+            lambda *model: forward(*model).sum(),
+            "The last step adds up the logarithms of alpha, which multiplies the states' probabilities. They are to be "
+            "added: logsumexp.",
+        ),
+        (
+            lambda x, initial, transition, emission: hmm_log_prob(x, initial.exp(), transition, emission),
+            "`initial` stands among logarithms, without a log of its own.",
+        ),
+        (
+            lambda x, initial, transition, emission: hmm_log_prob(x, initial, transition.exp(), emission),
+            "`transition` stands among logarithms, without a log of its own.",
+        ),
+        (
+            lambda x, initial, transition, emission: hmm_log_prob(x, initial, transition, emission.exp()),
+            "`emission` stands among logarithms, without a log of its own.",
         ),
         (
             lambda x, initial, transition, emission: hmm_log_prob(x, initial, transition.T, emission),
@@ -527,6 +616,15 @@ def energies(generator: Generator) -> list[tuple[Tensor]]:
     ]
 
 
+def largest(f: Tensor) -> Tensor:
+    return (-f).amax(-1)
+
+
+MAXIMUM_LOST = (
+    "The largest term was taken out of the sum before exp and never put back. Dividing every term by exp(m) takes m "
+    "off log Z, so m has to be added after the logarithm."
+)
+
 LOG_PARTITION = Exercise(
     reference=log_partition,
     statement="log Z = log Σ exp(−f), in nats, from the values f (…, N) of all N states; the sum is over the last "
@@ -547,6 +645,24 @@ LOG_PARTITION = Exercise(
             lambda f: (-f).exp().sum(-1).log(),
             "Right for small f; at ±1000, exp overflows or underflows and log Z becomes {yours}. Take the largest "
             "term out of the sum first (log-sum-exp).",
+        ),
+        (lambda f: (-f).logsumexp(-1) - largest(f), MAXIMUM_LOST),
+        (lambda f: (-f).logsumexp(-1) - (-f).max(), MAXIMUM_LOST),
+        (lambda f: (-f).logsumexp(-1) + f.amax(-1), MAXIMUM_LOST),
+        (
+            lambda f: (-f).logsumexp(-1) - 2 * largest(f),
+            "The largest term is put back with the wrong sign. With m = max(−f) = −min f, "
+            "log Z = m + log Σ exp(−f − m).",
+        ),
+        (
+            lambda f: (-(f - f.amax(-1, keepdim=True))).exp().sum(-1).log() - f.amax(-1),
+            "You take out the largest f, which is the smallest term: the other terms become exp of something large. "
+            "With f − min f, the largest term is exp(0).",
+        ),
+        (
+            lambda f: -f.logsumexp(-1),
+            "You sum exp(+f) and put the minus in front of the logarithm. It belongs inside: Z = Σ exp(−f), and "
+            "low f means probable.",
         ),
         (
             lambda f: -(-f).logsumexp(-1),
@@ -579,73 +695,85 @@ LOG_PARTITION = Exercise(
 # ---- predictions ---------------------------------------------------------------------------------------------------
 
 
-def digits_table_size() -> float:
-    # 17 levels in each of 64 pixels: 17 · 17 · … · 17 = 17^64 images, and the table needs one number for each.
-    return 64 * math.log10(17)
+def binary_table_size() -> float:
+    # 2 levels in each of 784 pixels: 2 · 2 · … · 2 = 2^784 images, and the table needs one number for each.
+    return 784 * math.log10(2)
 
 
-DIGITS_TABLE_SIZE = Exercise(
-    reference=digits_table_size,
-    statement="How many numbers would a table of p(x) hold, one for each 8×8 image with 17 levels? Answer with its "
-    "log10.",
+TAKE_LOG10 = "That is the number itself. Answer with its log10, which fits on a line."
+SEPARATE_TABLES = (
+    "That adds up 784 separate tables of 2 entries, one for each pixel: the model of independent pixels. Choices "
+    "multiply: two pixels have 2 · 2 images, three have 2 · 2 · 2."
+)
+EXCHANGED = "Base and exponent are exchanged: each of the 784 pixels has 2 levels, not the other way round."
+
+BINARY_TABLE_SIZE = Exercise(
+    reference=binary_table_size,
+    statement="How many entries has a table of p(x) over all 28×28 images of black and white pixels, one for each "
+    "image? Answer with the log10 of the number.",
     nudge="How many images of one pixel are there? Of two pixels?",
-    right="10^78.75 numbers, about as many as there are atoms in the observable universe. Every model in this course "
-    "is a way around that table.",
-    rtol=4e-3,
+    right="10^236 entries, where the observable universe has some 10^80 atoms. Every model in this course is a way "
+    "around that table.",
+    rtol=1e-3,
     wrong=[
         (
-            17 * 64,
-            "17 · 64 = 1088 is the size of 64 separate tables, one for each pixel: that is the model of independent "
-            "pixels. Choices multiply; how many images of two pixels are there?",
+            784,
+            "784 is the number of pixels, and log2 of the number of images. The base asked for is 10: by how many "
+            "decimal digits does one more factor 2 lengthen a number?",
         ),
+        (784 * math.log(2), "The right number, as a natural logarithm: divide by log 10 to count decimal places."),
+        (2**784, TAKE_LOG10),
+        (1e236, TAKE_LOG10),
+        (2 * 784, SEPARATE_TABLES),
+        (math.log10(2 * 784), SEPARATE_TABLES),
+        (784**2, EXCHANGED),
+        (2 * math.log10(784), EXCHANGED),
+        (784 * math.log10(256), "That would be pixels of 8 bits, with 256 levels. These are black or white."),
+        (784 * math.log10(17), "Those would be 28×28 pixels of 17 levels. These are black or white: 2."),
+        (64 * math.log10(17), "That is the table of the 8×8 digits with 17 levels. Here 28 · 28 pixels have 2 levels."),
+        (64 * math.log10(2), "Those would be images of 8×8 pixels. These have 28 · 28."),
+        (28 * math.log10(2), "That is one row of 28 pixels. The image has 28 of them."),
         (
-            math.log10(17 * 64),
-            "That is log10 of 17 · 64, the size of 64 separate tables. Each further pixel multiplies the number of "
-            "images by 17; it does not add 17.",
+            256 * math.log10(784),
+            "That would be 784^256. Each of the 784 pixels has 2 levels, black and white: 2 · 2 · … · 2.",
         ),
-        (17**64, "That is the number itself. Answer with its log10, which fits on a line."),
-        (64**17, "Base and exponent are exchanged: each of the 64 pixels has 17 levels, not the other way round."),
-        (
-            17 * math.log10(64),
-            "Base and exponent are exchanged: each of the 64 pixels has 17 levels, not the other way round.",
-        ),
-        (64 * math.log(17), "The right number, as a natural logarithm: divide by log 10 to count decimal places."),
-        (64 * math.log2(17), "The right number, in bits: divide by log2 10 to count decimal places."),
-        (64 * math.log10(16), "Nearly: the levels are 0 … 16, and those are 17."),
-        (64 * math.log10(256), "That would be 8-bit pixels. The digits have 17 levels."),
-        (8 * math.log10(17), "That is one row of 8 pixels. The image has 8 · 8 of them."),
-        (64, "64 is the number of pixels, right if each had ten levels. They have 17."),
     ],
 )
 
 
 def cost_of_noise() -> float:
-    # q(x) = 0.01 p(x) + 0.99 noise(x) ≥ 0.01 p(x), so −log q(x) ≤ −log p(x) + log 100, for every x.
-    return math.log(100)
+    # q(x) = 0.001 p(x) + 0.999 noise(x) ≥ 0.001 p(x), so −log q(x) ≤ −log p(x) + log 1000, for every x.
+    return math.log(1000)
 
+
+SHARE_OF_NOISE = "That is how often it draws noise. The likelihood asks something else: how probable q makes a real x."
 
 COST_OF_NOISE = Exercise(
     reference=cost_of_noise,
-    statement="A model draws noise 99 times in 100 and a perfect sample, from p itself, once. By how many nats per "
-    "image, at most, is its log-likelihood below that of p?",
-    nudge="Write the model as q(x) = 0.01 p(x) + 0.99 noise(x). How small can q(x) be where p(x) is given?",
-    right="log 100 = 4.61 nats, out of a hundred for a digit. Likelihood hardly sees what the eye sees at once, and "
+    statement="A model draws noise 999 times in 1,000, and a perfect sample, from p itself, once. At most how many "
+    "nats per image does it lose against p, the perfect model?",
+    nudge="Write the model as q(x) = share · p(x) + (1 − share) · noise(x). How small can q(x) be where p(x) is given?",
+    right="log 1000 = 6.91 nats, out of a hundred for a digit. Likelihood hardly sees what the eye sees at once, and "
     "the other way round (Theis, van den Oord & Bethge 2016).",
     rtol=1.5e-3,
     wrong=[
-        (0.99, "99 % is the share of bad samples. The likelihood asks something else: how probable q makes a real x."),
-        (99, "99 % is the share of bad samples. The likelihood asks something else: how probable q makes a real x."),
-        (100, "Right: q(x) is at least p(x) / 100. That is a factor; in nats it is its logarithm."),
-        (2, "You took log10 of the factor 100. In nats it is the natural logarithm."),
-        (math.log2(100), "That is in bits. In nats it is the natural logarithm."),
+        (0.999, SHARE_OF_NOISE),
+        (999, SHARE_OF_NOISE),
+        (1000, "Right: q(x) is at least p(x) / 1000. That is a factor; in nats it is its logarithm."),
+        (3, "You took log10 of the factor 1000. In nats it is the natural logarithm."),
+        (math.log2(1000), "That is in bits. In nats it is the natural logarithm."),
         (
-            0.01,
-            "0.01 is the share of good samples (and nearly −log 0.99, the price of 1 % noise). What does a factor "
-            "0.01 in q(x) do to log q(x)?",
+            -math.log(0.999),
+            "That is the cost of one noise in 1,000 (and nearly the share of good samples); here most is noise. What "
+            "does a factor 0.001 in q(x) do to log q(x)?",
         ),
-        (-math.log(100), "The size is right. The loss was asked, how many nats below, so it is positive."),
-        (math.log(99), "Close: q(x) ≥ 0.01 p(x). The factor is 0.01, whatever share the noise has."),
-        (math.inf, "Were q(x) 0 somewhere, yes. But q(x) is never below 0.01 p(x)."),
+        (
+            math.log(999),
+            "Close. From q(x) ≥ share · p(x), the factor is one over the share of good samples, not good to bad ones.",
+        ),
+        (math.log(100), "That is for one good sample in 100. Here it is one in 1,000."),
+        (-math.log(1000), "The size is right. The loss was asked, how many nats below, so it is positive."),
+        (math.inf, "Were q(x) 0 somewhere, yes. But q(x) is never below share · p(x)."),
         (0, "Only if the noise were as good as p. Where noise(x) is nearly 0, what is left of q(x)?"),
     ],
 )
@@ -720,7 +848,7 @@ EXERCISES = [
     MARKOV_LOG_PROB,
     HMM_LOG_PROB,
     LOG_PARTITION,
-    DIGITS_TABLE_SIZE,
+    BINARY_TABLE_SIZE,
     COST_OF_NOISE,
     TYPICAL_DISTANCE,
     MAXIMUM_LIKELIHOOD_FIT,
