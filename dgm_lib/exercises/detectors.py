@@ -46,8 +46,12 @@ class Comparison:
         return part if part and part.first_difference() is not None else None
 
     def finite(self) -> Comparison | None:
-        """The same on the inputs where the answer is finite; None if the answer is not wrong on any of them."""
-        return self.only(lambda answer, _: answer.isfinite().all())
+        """The same where answer and reference are finite; None if the answer is not wrong on any of these inputs."""
+        return self.only(lambda answer, expected: answer.isfinite().all() and expected.isfinite().all())
+
+    def n_different(self) -> int:
+        """The number of inputs on which the answer is not the reference's."""
+        return sum(not self.agree(answer, expected) for answer, expected in zip(self.answers, self.expected))
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,11 @@ def detect(comparison: Comparison) -> Finding | None:
     for detector in FINITE_DETECTORS if part else []:
         if found := detector(part):
             return found
-    return next((found for detector in DETECTORS if (found := detector(comparison))), None)
+    for detector in DETECTORS:
+        found = detector(comparison)
+        if found and 2 * found.part.n_different() >= comparison.n_different():  # not the least of what is wrong
+            return found
+    return None
 
 
 # ---- slips that can be undone --------------------------------------------------------------------------------------
@@ -147,7 +155,7 @@ REPAIRS: list[tuple[Callable[[Tensor, int], Tensor], str]] = [
         "You return the logarithms of the single terms; the logarithm of the terms' sum is asked: `logsumexp`.",
     ),
     (lambda a, n: a / 100, "Your values are 100 times the reference: percent, where a share between 0 and 1 is asked."),
-    (lambda a, n: 1 - a, "Your values are one minus the reference: you count the opposite of what is asked."),
+    (lambda a, n: 1 - a, "Your values are one minus the reference: the opposite of what is asked."),
     (lambda a, n: a.log(), "Your values are exp of the reference: the last step, a logarithm, is missing."),
     (lambda a, n: -a.log(), "Your values are exp(−reference): take the logarithm, and then its negative."),
     (lambda a, n: a.exp(), "Your values are the logarithm of the reference: one logarithm too many."),
@@ -225,7 +233,7 @@ def nearly_right(c: Comparison) -> Finding | None:
     if any(a.shape != b.shape or not close(a, b, 3e-3, 1e-2).all() for a, b in zip(c.answers, c.expected)):
         return None
     sentence = (
-        "You are within 1 % everywhere, yet not within the tolerance. A small constant added against log 0 or a "
+        "You are within 1 %, yet not within the tolerance. A small constant added against log 0 or a "
         "division by 0, a rounding, or 16-bit numbers do that."
     )
     return Finding(sentence, c)
@@ -255,11 +263,12 @@ def not_finite(c: Comparison) -> Finding | None:
     part = c.only(breaks)
     if part is None:
         return None
-    answer, expected = part.answers[0], part.expected[0]
-    kind = "nan" if answer[~answer.isfinite() & expected.isfinite()][0].isnan() else "infinite"
+    is_nan = part.answers[0][~part.answers[0].isfinite()].isnan()
+    kind = "nan" if is_nan.all() else "not finite" if is_nan.any() else "infinite"
     sentence = (
-        f"Your answer is {kind} there, though the true value is an ordinary number: an `exp` overflows or underflows on "
-        "the way, a log meets 0 or a negative number, or a division meets 0. Stay with logarithms as long as you can."
+        f"Your answer is {kind} there, though the true value is an ordinary number: an `exp` overflows or underflows "
+        "on the way, a log meets 0 or a negative number, or a division meets 0. Stay with logarithms as long as you "
+        "can."
     )
     return Finding(sentence, part)
 

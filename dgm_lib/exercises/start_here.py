@@ -171,6 +171,10 @@ LOG_OF_LOGITS = (
     "This is the logarithm of the logits, and they are no probabilities: they may be negative, where log gives nan. "
     "Their exp, divided by the sum of exp over the row, is a probability."
 )
+LABELS_UNUSED = (
+    "The labels do not appear in your loss: it would be the same whatever is true. Of each row of log-probabilities, "
+    "only the label's entry counts."
+)
 NO_LOGARITHM = (
     "This is made of probabilities, and no logarithm was taken. A probability of 0.01 and one of 0.0001 cost almost "
     "the same there; the cross-entropy is the mean of −log p(label)."
@@ -246,6 +250,20 @@ CROSS_ENTROPY = Exercise(
             "row: pair the rows with `torch.arange(B)`, or use `gather`.",
         ),
         (
+            lambda logits, labels: -logits.log_softmax(1)[labels].mean(),
+            "`log_p[labels]` takes whole rows, those whose numbers are the labels. You want one entry of each row: "
+            "`log_p[torch.arange(B), labels]`, or `gather`.",
+        ),
+        (lambda logits, labels: -logits.log_softmax(1).mean(), LABELS_UNUSED),
+        (lambda logits, labels: -logits.log_softmax(1).sum(1).mean(), LABELS_UNUSED),
+        (lambda logits, labels: -logits.log_softmax(1).amax(1).mean(), LABELS_UNUSED),
+        (lambda logits, labels: torch.distributions.Categorical(logits=logits).entropy().mean(), LABELS_UNUSED),
+        (lambda logits, labels: logits.logsumexp(1).mean(), LABELS_UNUSED),
+        (
+            lambda logits, labels: (logits.logsumexp(1) + label_logit(logits, labels)).mean(),
+            "You add the label's logit to log Σ exp. log p is the logit minus log Σ exp, and the loss is minus that.",
+        ),
+        (
             lambda logits, labels: -logits.log_softmax(0)[torch.arange(len(labels)), labels].mean(),
             "Your probabilities sum to 1 down each column, over the batch. They have to sum to 1 along each row, "
             "over the classes: dimension 1.",
@@ -296,6 +314,10 @@ CROSS_ENTROPY_GRADIENT = Exercise(
             lambda logits, labels: (one_hot(logits, labels) - logits.softmax(1)) / len(labels),
             "The sign is flipped: this is the direction in which the loss falls. The gradient points uphill, and the "
             "optimiser does the stepping down.",
+        ),
+        (
+            lambda logits, labels: one_hot(logits, labels) - logits.softmax(1),
+            "The sign is flipped, and the 1/B of the mean is missing: this is downhill, for the sum over the batch.",
         ),
         (
             lambda logits, labels: logits.softmax(1) - one_hot(logits, labels),
@@ -423,7 +445,8 @@ ACCURACY = Exercise(
         ),
         (
             lambda logits, labels: (logits.argmax(1) == labels).sum() // len(labels),
-            "A division `//` of integers leaves only 0 and 1: everything between is rounded down.",
+            "Your values are only 0 and 1: a division `//` of integers rounds everything between down, and `all()` "
+            "asks whether all are right.",
         ),
         (
             lambda logits, labels: log_probability(logits, labels).exp().mean(),

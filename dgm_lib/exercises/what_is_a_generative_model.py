@@ -147,6 +147,10 @@ MEDIAN = (
     "Your mu is the median. It makes Σ |x − mu| smallest; the Gaussian's likelihood asks for the smallest Σ (x − mu)², "
     "and that is at the mean."
 )
+SUM_OF_SQUARES = (
+    "Your second value grows with the number of points: the squared distances are summed. sigma is the root of their "
+    "mean."
+)
 
 FIT_GAUSSIAN = Exercise(
     reference=fit_gaussian,
@@ -175,6 +179,8 @@ FIT_GAUSSIAN = Exercise(
             "Median and mean distance are the maximum-likelihood fit of a Laplace distribution, whose density falls "
             "with |x − mu|. A Gaussian's falls with the square.",
         ),
+        (lambda x: (x.mean(), (x - x.mean()).square().sum().sqrt()), SUM_OF_SQUARES),
+        (lambda x: (x.mean(), (x - x.mean()).square().sum()), SUM_OF_SQUARES),
         (lambda x: (x.median(), x.std(correction=0)), MEDIAN),
         (lambda x: (middle(x), x.std(correction=0)), MEDIAN),
         (lambda x: (x.median(), root_mean_square(x - x.median())), MEDIAN),
@@ -267,6 +273,20 @@ RESPONSIBILITIES = Exercise(
         (
             joint,
             "This is the joint p(k) p(x|k), and its rows sum to p(x). Divide by that sum and each row sums to 1.",
+        ),
+        (
+            lambda x, weights, *normals: weights.log() + log_density(x, *normals),
+            "These are the logarithms of p(k) p(x|k). What is missing is to make each row sum to 1: a softmax over "
+            "dimension 1.",
+        ),
+        (
+            lambda x, weights, *normals: log_density(x, *normals).exp(),
+            "These are the densities p(x|k). Bayes' rule multiplies them by p(k), and divides by the sum of the row.",
+        ),
+        (
+            lambda x, weights, *normals: weights * log_density(x, *normals).softmax(1),
+            "The weights come after the normalisation, so that the rows no longer sum to 1. Multiply first, normalise "
+            "then.",
         ),
         (
             lambda *mixture: torch.nn.functional.one_hot(responsibilities(*mixture).argmax(1), len(mixture[1])),
@@ -386,6 +406,10 @@ MARKOV_LOG_PROB = Exercise(
             "the slice ends.",
         ),
         (
+            lambda x, initial, transition: markov_log_prob(x, initial[0].expand(len(initial)), transition),
+            "initial[0] is the probability that a sequence begins with the symbol 0. This one begins with x[0].",
+        ),
+        (
             lambda x, initial, transition: markov_log_prob(x, initial.exp(), transition),  # log of exp: no log
             "The first symbol enters as a probability, without a logarithm: initial[x[0]].log().",
         ),
@@ -485,6 +509,10 @@ def stopped_early(x: Tensor, initial: Tensor, transition: Tensor, emission: Tens
     return hmm_log_prob(x[:-1] if len(x) > 1 else x, initial, transition, emission)
 
 
+SUM_OF_LOGS = (
+    "You add up logarithms over the states, which multiplies their probabilities. The probabilities are to be added: "
+    "logsumexp."
+)
 LAST_SYMBOL = "The last symbol is never looked at. Look where your loop ends."
 
 HMM_LOG_PROB = Exercise(
@@ -526,10 +554,20 @@ HMM_LOG_PROB = Exercise(
             "`@` multiplies and adds, and these are logarithms. There a product is a sum, and a sum is a logsumexp: "
             "(alpha[:, None] + log_transition).logsumexp(0).",
         ),
+        (lambda *model: forward(*model).sum(), SUM_OF_LOGS),
+        (stepping(lambda log_alpha, log_transition: (log_alpha[:, None] + log_transition).sum(0)), SUM_OF_LOGS),
         (
-            lambda *model: forward(*model).sum(),
-            "The last step adds up the logarithms of alpha, which multiplies the states' probabilities. They are to be "
-            "added: logsumexp.",
+            lambda *model: forward(*model).amax(),
+            "At the end you take the most probable last state alone. p(x) is the sum over all of them: logsumexp.",
+        ),
+        (
+            lambda *model: forward(*model)[-1],
+            "alpha[-1] is the last state, not the last time: alpha already is the one after the last symbol. Sum it "
+            "over the states.",
+        ),
+        (
+            lambda x, initial, *tables: hmm_log_prob(x, torch.ones_like(initial), *tables),
+            "`initial` does not appear in your sum: it is the probability of the first state.",
         ),
         (
             lambda x, initial, transition, emission: hmm_log_prob(x, initial.exp(), transition, emission),
@@ -616,10 +654,6 @@ def energies(generator: Generator) -> list[tuple[Tensor]]:
     ]
 
 
-def largest(f: Tensor) -> Tensor:
-    return (-f).amax(-1)
-
-
 MAXIMUM_LOST = (
     "The largest term was taken out of the sum before exp and never put back. Dividing every term by exp(m) takes m "
     "off log Z, so m has to be added after the logarithm."
@@ -646,11 +680,11 @@ LOG_PARTITION = Exercise(
             "Right for small f; at ±1000, exp overflows or underflows and log Z becomes {yours}. Take the largest "
             "term out of the sum first (log-sum-exp).",
         ),
-        (lambda f: (-f).logsumexp(-1) - largest(f), MAXIMUM_LOST),
-        (lambda f: (-f).logsumexp(-1) - (-f).max(), MAXIMUM_LOST),
-        (lambda f: (-f).logsumexp(-1) + f.amax(-1), MAXIMUM_LOST),
+        (lambda f: (-f - (-f).amax(-1, keepdim=True)).logsumexp(-1), MAXIMUM_LOST),
+        (lambda f: (-f - (-f).max()).logsumexp(-1), MAXIMUM_LOST),
+        (lambda f: (-f + f.amax(-1, keepdim=True)).logsumexp(-1), MAXIMUM_LOST),
         (
-            lambda f: (-f).logsumexp(-1) - 2 * largest(f),
+            lambda f: (-f).logsumexp(-1) - 2 * (-f).amax(-1),
             "The largest term is put back with the wrong sign. With m = max(−f) = −min f, "
             "log Z = m + log Σ exp(−f − m).",
         ),
@@ -733,10 +767,6 @@ BINARY_TABLE_SIZE = Exercise(
         (64 * math.log10(17), "That is the table of the 8×8 digits with 17 levels. Here 28 · 28 pixels have 2 levels."),
         (64 * math.log10(2), "Those would be images of 8×8 pixels. These have 28 · 28."),
         (28 * math.log10(2), "That is one row of 28 pixels. The image has 28 of them."),
-        (
-            256 * math.log10(784),
-            "That would be 784^256. Each of the 784 pixels has 2 levels, black and white: 2 · 2 · … · 2.",
-        ),
     ],
 )
 
@@ -769,7 +799,7 @@ COST_OF_NOISE = Exercise(
         ),
         (
             math.log(999),
-            "Close. From q(x) ≥ share · p(x), the factor is one over the share of good samples, not good to bad ones.",
+            "Close. From q(x) ≥ share · p(x), the factor is one over the share of good samples; yours is bad to good.",
         ),
         (math.log(100), "That is for one good sample in 100. Here it is one in 1,000."),
         (-math.log(1000), "The size is right. The loss was asked, how many nats below, so it is positive."),
