@@ -29,6 +29,7 @@ HEADINGS = (
     "What goes wrong, and how to see it",
     "Exercises",
     "Summary",
+    "References",
 )
 PREDICT = "**Predict first.**"
 LEAST_ALT_TEXT = 20
@@ -321,7 +322,7 @@ def good_notebook() -> NotebookNode:
         new_markdown_cell("## Exercises\n\nThree."),
         new_code_cell('check("name", lambda x: -x)', outputs=[text_output(f"{WRONG} name: the sign is flipped")]),
         *[new_code_cell(exercise, outputs=[text_output(f"name: not attempted yet ({n})")]) for n in range(3)],
-        new_markdown_cell("## Summary\n\nIt is so."),
+        new_markdown_cell("## Summary\n\nIt is so.\n\n## References\n\nA. Author 1999: a paper."),
     ]
     for count, cell in enumerate([cell for cell in cells if cell.cell_type == "code"], start=1):
         cell.execution_count = count
