@@ -15,10 +15,10 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Independent
+from torch.distributions import Categorical
 from torch.nn.functional import pad
 
-from dgm_lib.distributions import CategoricalPixels, check_images, to_levels
+from dgm_lib.distributions import CategoricalPixels, at_least_float32, check_images, check_possible, to_levels
 
 
 class IndependentPixels(nn.Module):
@@ -32,16 +32,16 @@ class IndependentPixels(nn.Module):
     def fit(cls, x: Tensor, levels: int, *, alpha: float = 0.5) -> IndependentPixels:
         """Counts the levels of each pixel, with `alpha` added to each count: p_i(k) = (n_ik + α) / (N + αL)."""
         check_images(x, x.shape[1:])
-        model = cls(x.shape[1:], levels).to(x)
+        model = cls(x.shape[1:], levels).to(at_least_float32(x))
         k, i = levels_and_positions(x, levels)
-        p = back_off(count(x, (*i.shape, levels), i, k), 1 / levels, alpha * levels)
+        p = back_off(count(model.log_p, (*i.shape, levels), i, k), 1 / levels, alpha * levels)
         model.log_p.copy_(p.log().view_as(model.log_p))
         return model
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B,) nats. Raises ValueError for another shape and for a pixel that lies on no level."""
         check_images(x, self.log_p.shape[:-1])
-        return Independent(CategoricalPixels(self.log_p), 3).log_prob(x)
+        return CategoricalPixels(self.log_p).log_prob(x).flatten(1).sum(1)
 
     def sample(self, n: int) -> Tensor:
         """(n, C, H, W)."""
@@ -61,10 +61,10 @@ class NaiveBayes(nn.Module):
         """Counts the classes, and the levels within each, with `alpha` added to each count. y: (B,) int64 labels."""
         check_images(x, x.shape[1:])
         check_labels(y, len(x), n_classes)
-        model = cls(x.shape[1:], levels, n_classes).to(x)
+        model = cls(x.shape[1:], levels, n_classes).to(at_least_float32(x))
         k, i = levels_and_positions(x, levels)
-        prior = back_off(count(x, (n_classes,), y), 1 / n_classes, alpha * n_classes)
-        p = back_off(count(x, (n_classes, *i.shape, levels), y[:, None], i, k), 1 / levels, alpha * levels)
+        prior = back_off(count(model.log_p, (n_classes,), y), 1 / n_classes, alpha * n_classes)
+        p = back_off(count(model.log_p, (n_classes, *i.shape, levels), y[:, None], i, k), 1 / levels, alpha * levels)
         model.log_prior.copy_(prior.log())
         model.log_p.copy_(p.log().view_as(model.log_p))
         return model
@@ -72,15 +72,17 @@ class NaiveBayes(nn.Module):
     def log_joint(self, x: Tensor) -> Tensor:
         """log p(x, y) for every class y: (B, C, H, W) -> (B, K) nats."""
         check_images(x, self.log_p.shape[1:-1])
-        return self.log_prior + Independent(CategoricalPixels(self.log_p), 3).log_prob(x[:, None])
+        return self.log_prior + CategoricalPixels(self.log_p).log_prob(x[:, None]).flatten(2).sum(2)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = log Σ_y p(x, y): (B,) nats."""
         return self.log_joint(x).logsumexp(1)
 
     def posterior(self, x: Tensor) -> Tensor:
-        """p(y|x) by Bayes' rule: (B, K)."""
-        return self.log_joint(x).softmax(1)
+        """p(y|x) by Bayes' rule: (B, K). Raises ValueError for an image that no class can make."""
+        log_joint = self.log_joint(x)
+        check_possible(log_joint.logsumexp(1))
+        return log_joint.softmax(1)
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """(n, C, H, W), of the classes y, (n,) int64, or else of classes drawn from p(y)."""
@@ -113,9 +115,9 @@ class PixelChain(nn.Module):
         defaults were chosen on the validation digits.
         """
         check_images(x, x.shape[1:])
-        model = cls(x.shape[1:], levels, bins).to(x)
+        model = cls(x.shape[1:], levels, bins).to(at_least_float32(x))
         k, i = levels_and_positions(x, levels)
-        n = count(x, model.log_p.shape, i, *model.contexts(k), k)
+        n = count(model.log_p, model.log_p.shape, i, *model.contexts(k), k)
         p = back_off(n.sum((1, 2, 3, 4), keepdim=True), 1 / levels, alpha * levels)  # given the position
         p = back_off(n.sum(0, keepdim=True), p, strength)  # and given the four neighbours, wherever they are seen
         p = back_off(n.sum((3, 4), keepdim=True), p, strength)  # given the position, left and above

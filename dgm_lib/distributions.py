@@ -8,6 +8,7 @@ score whole images: (B, C, H, W) -> (B,).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Size, Tensor, nn
@@ -56,6 +57,21 @@ def check_images(x: Tensor, shape: Sequence[int]) -> None:
         )
 
 
+def check_possible(log_prob: Tensor) -> None:
+    """Raises ValueError if an example has probability 0: p(z|x) = p(x, z) / p(x) is then 0/0. log_prob: (B,)."""
+    impossible = (log_prob == -torch.inf).nonzero()
+    if len(impossible):
+        raise ValueError(
+            f"example {int(impossible[0])} has probability 0 under the model, so nothing follows from it about its "
+            "hidden cause: leave it out, or fit with alpha > 0"
+        )
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in a type in which one can count: float16 stops at 2048, bfloat16 at 256."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def bernoulli(logits: Tensor) -> Distribution:
     """Pixels that are 0 or 1, by the logit of a 1. Grey pixels are refused: this is no likelihood for them."""
     return CategoricalPixels(torch.stack([torch.zeros_like(logits), logits], -1))
@@ -64,10 +80,15 @@ def bernoulli(logits: Tensor) -> Distribution:
 class CategoricalPixels(Distribution):
     """Any probability for each of the L levels: logits (…, L)."""
 
+    arg_constraints: ClassVar = {}  # torch asks for it where it prints a distribution
+
     def __init__(self, logits: Tensor):
         self.log_probabilities = logits.log_softmax(-1)
         self.levels = logits.shape[-1]
         super().__init__(logits.shape[:-1], validate_args=False)  # log_prob checks its argument itself
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.levels} levels, batch_shape {tuple(self.batch_shape)})"
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Nats, one number a pixel."""
@@ -89,12 +110,18 @@ class DiscretizedLogistic(Distribution):
 
     P(k) = σ((x + h − loc)/s) − σ((x − h − loc)/s) with x = k/(L−1), h half a level and s = exp(log_scale);
     the first and the last level take the tails, so the sum is exactly 1. Salimans et al. 2017, eq. 2.
+    log_scale is clamped to [−20, 20], where values and gradients stay finite; beyond it, its gradient is 0.
     """
 
+    arg_constraints: ClassVar = {}  # torch asks for it where it prints a distribution
+
     def __init__(self, loc: Tensor, log_scale: Tensor, levels: int):
-        self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
+        self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale.clamp(-20, 20))
         self.levels = levels
         super().__init__(self.loc.shape, validate_args=False)  # log_prob checks its argument itself
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.levels} levels, batch_shape {tuple(self.batch_shape)})"
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Nats, one number a pixel."""
@@ -105,13 +132,8 @@ class DiscretizedLogistic(Distribution):
         below = (x - half - self.loc) * inverse_scale
         # σ(a) − σ(b) = σ(a) σ(−b) (1 − e^(b−a)): exact in the logarithm, where the plain difference underflows
         first, last = k == 0, k == self.levels - 1
-        gap = torch.log(-torch.expm1(-2 * half * inverse_scale)).expand_as(above)
-        zero = torch.zeros_like(gap)
-        return (
-            torch.where(last, zero, logsigmoid(above))
-            + torch.where(first, zero, logsigmoid(-below))
-            + torch.where(first | last, zero, gap)
-        )
+        share = torch.where(first | last, 1, -torch.expm1(-2 * half * inverse_scale))  # the tails need no third factor
+        return logsigmoid(above).masked_fill(last, 0) + logsigmoid(-below).masked_fill(first, 0) + share.log()
 
     def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
         u = torch.rand(self._extended_shape(sample_shape), device=self.loc.device, dtype=self.loc.dtype)
@@ -126,6 +148,6 @@ class DiscretizedLogistic(Distribution):
 
 
 def discretized_logistic_mixture(logits: Tensor, loc: Tensor, log_scale: Tensor, levels: int) -> Distribution:
-    """A mixture of K discretised logistics for each pixel: each argument is (…, K). Salimans et al. 2017, eq. 1."""
+    """A mixture of K discretised logistics for each pixel: each argument is (…, K). Salimans et al. 2017, eq. 2."""
     components = DiscretizedLogistic(loc, log_scale, levels)
     return MixtureSameFamily(Categorical(logits=logits), components, validate_args=False)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Independent, MultivariateNormal
+from torch.distributions import Categorical, MultivariateNormal
 from torch.nn.functional import one_hot
 
-from dgm_lib.distributions import CategoricalPixels, check_images, to_levels
+from dgm_lib.distributions import CategoricalPixels, at_least_float32, check_images, check_possible, to_levels
 
 # ---- expectation–maximisation --------------------------------------------------------------------------------------
 
@@ -26,7 +26,8 @@ def em(
 
     E-step: to which component does each example belong?   r = p(z|x), the responsibilities.
     M-step: which parameters fit the examples best, each counted r times?
-    The likelihood never falls. Dempster, Laird & Rubin 1977, theorem 1.
+    The likelihood never falls; where the M-step adds α to its counts, the likelihood times the prior never does, and
+    log p(x) itself may. Dempster, Laird & Rubin 1977, theorem 1.
     """
     history: list[float] = []
     for _ in range(steps):
@@ -43,6 +44,7 @@ def first_responsibilities(x: Tensor, n_components: int, seed: int) -> Tensor:
 
     It belongs a little to every other, too, so that no component begins as a spike on a single example.
     """
+    x = x - x.mean(0)  # far from the origin, float32 would round the distances away
     nearest = torch.cdist(x, spread_centres(x, n_components, seed)).argmin(1)
     return 0.9 * one_hot(nearest, n_components).to(x) + 0.1 / n_components
 
@@ -58,8 +60,10 @@ def spread_centres(x: Tensor, n_centres: int, seed: int) -> Tensor:
     centres = x[torch.randint(len(x), (1,), generator=generator)]
     for _ in range(n_centres - 1):
         squared_distance = torch.cdist(x, centres).square().amin(1) + torch.finfo(x.dtype).tiny
-        drawn = torch.multinomial(squared_distance.cpu(), 1, generator=generator)
-        centres = torch.cat([centres, x[drawn.to(x.device)]])
+        # what torch.multinomial does, but by `rand`, whose numbers are the same in every version of torch
+        exponential = -torch.log1p(-torch.rand(len(x), generator=generator, dtype=torch.float64))
+        drawn = (squared_distance.cpu() / exponential).argmax().item()
+        centres = torch.cat([centres, x[None, drawn]])
     return centres
 
 
@@ -86,8 +90,8 @@ class GaussianMixture(nn.Module):
     """p(x) = Σ_k w_k N(x; μ_k, Σ_k), for points x of shape (B, D).
 
     form: `full`, `diagonal` or `spherical`, the covariances that are allowed.
-    floor: no covariance has an eigenvalue below it, in the unit of x²; without one, a component that shrinks onto one
-    example has an infinite likelihood.
+    floor: EM gives no covariance an eigenvalue below this share of the data's mean variance; without one, a component
+    that shrinks onto one example has an infinite likelihood.
     """
 
     def __init__(
@@ -187,7 +191,8 @@ class GaussianMixture(nn.Module):
         n = r.sum(0)  # (K,)
         mu = r.mT @ x / n[:, None]  # (K, D)
         covariance = torch.stack([torch.cov(x.mT, correction=0, aweights=r_k).view(2 * x.shape[1:]) for r_k in r.mT])
-        self.set_parameters(n / n.sum(), mu, raise_eigenvalues(self.form(covariance), self.floor))
+        variance = x.var(0, correction=0).mean().item() or 1.0  # 1: data that are all alike have no unit
+        self.set_parameters(n / n.sum(), mu, raise_eigenvalues(self.form(covariance), self.floor * variance))
 
     @torch.no_grad()
     def set_parameters(self, weights: Tensor, mu: Tensor, covariance: Tensor) -> None:
@@ -215,6 +220,10 @@ def check_points(x: Tensor, n_features: int) -> None:
             f"expected float points of shape (B, {n_features}), got {x.dtype} of shape {tuple(x.shape)}: "
             "images become points by x.flatten(1)"
         )
+    strange = (~x.isfinite()).nonzero()
+    if len(strange):
+        row, column = strange[0].tolist()
+        raise ValueError(f"x[{row}, {column}] is {x[row, column].item()}: a density needs finite numbers")
 
 
 # ---- mixture of categorical pixels ---------------------------------------------------------------------------------
@@ -224,7 +233,7 @@ class CategoricalMixture(nn.Module):
     """p(x) = Σ_k w_k Π_i p_ki(x_i), for images of L levels: naive Bayes whose classes are hidden.
 
     alpha: what is added to each count in the M-step, so that no level becomes impossible. EM then never lowers
-    log p(x) + α Σ log p_ki, the logarithm of the posterior under a Dirichlet prior.
+    Σ_n log p(x_n) + α Σ_ki log p_ki, the logarithm of the posterior under a Dirichlet prior; log p(x) alone may fall.
     """
 
     def __init__(self, n_components: int, shape: Sequence[int], levels: int, *, alpha: float = 0.5):
@@ -239,6 +248,7 @@ class CategoricalMixture(nn.Module):
     ) -> CategoricalMixture:
         """A mixture that is spread over the images x, (N, C, H, W), ready for EM or for training by gradient."""
         check_images(x, x.shape[1:])
+        x = at_least_float32(x)
         model = cls(n_components, x.shape[1:], levels, alpha=alpha).to(x)
         model.m_step(x, first_responsibilities(x.flatten(1), n_components, seed))
         return model
@@ -263,16 +273,17 @@ class CategoricalMixture(nn.Module):
     def log_joint(self, x: Tensor) -> Tensor:
         """log w_k + Σ_i log p_ki(x_i): (B, C, H, W) -> (B, K) nats."""
         check_images(x, self.pixel_logits.shape[1:-1])
-        components = Independent(CategoricalPixels(self.pixel_logits), 3)
-        return self.logits.log_softmax(0) + components.log_prob(x[:, None])
+        return self.logits.log_softmax(0) + CategoricalPixels(self.pixel_logits).log_prob(x[:, None]).flatten(2).sum(2)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B,) nats."""
         return self.log_joint(x).logsumexp(1)
 
     def posterior(self, x: Tensor) -> Tensor:
-        """The responsibilities p(z=k|x): (B, K)."""
-        return self.log_joint(x).softmax(1)
+        """The responsibilities p(z=k|x): (B, K). Raises ValueError for an image that no component can make."""
+        log_joint = self.log_joint(x)
+        check_possible(log_joint.logsumexp(1))
+        return log_joint.softmax(1)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return -self.log_prob(x).mean()
@@ -287,7 +298,9 @@ class CategoricalMixture(nn.Module):
     def e_step(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x), (N,), and the responsibilities, (N, K)."""
         log_joint = self.log_joint(x)
-        return log_joint.logsumexp(1), log_joint.softmax(1)
+        log_prob = log_joint.logsumexp(1)
+        check_possible(log_prob)
+        return log_prob, log_joint.softmax(1)
 
     @torch.no_grad()
     def m_step(self, x: Tensor, r: Tensor) -> None:

@@ -16,12 +16,13 @@ def per_example(function: Callable[[Tensor], Tensor], batches: Iterable[tuple[Te
 
 
 def nats(log_prob: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean of −log p(x) in nats per example, and the standard error of that mean.
+    """Mean of −log p(x) in nats per example, and the standard error of that mean (nan for one example).
 
     log_prob: (B, …) -> (B,), an exact log-likelihood or a lower bound of it; then the figure is an upper bound.
     """
     values = -per_example(log_prob, batches).double()
-    return values.mean().item(), (values.std() / math.sqrt(len(values))).item()
+    deviation = values.std().item() if len(values) > 1 else math.nan  # one example says nothing of it
+    return values.mean().item(), deviation / math.sqrt(len(values))
 
 
 def bits_per_dim(log_prob: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import pad
 
+from dgm_lib.distributions import check_possible
+
 LONGEST = 10_000  # symbols: a sampled word that is still longer has no end
 
 
@@ -101,7 +103,8 @@ class HiddenMarkovModel(nn.Module):
         model = cls(n_states, n_symbols)
         generator = torch.Generator().manual_seed(seed)
         for table in model.buffers():
-            weights = torch.empty(table.shape).exponential_(generator=generator)  # shares of these: any table alike
+            # exponential weights, whose shares are any table alike; `rand` is the same in every version of torch
+            weights = -torch.log1p(-torch.rand(table.shape, generator=generator, dtype=torch.float64))
             table.copy_(weights.log().log_softmax(-1))
         return model
 
@@ -135,14 +138,17 @@ class HiddenMarkovModel(nn.Module):
         """log p(x), (N,), and how often each event is expected: starts (S,), transitions (S, S), emissions (S, V)."""
         log_e = self.log_evidence(x)
         log_alpha, log_beta = self.forward_messages(log_e), self.backward_messages(log_e)
-        gamma = (log_alpha + log_beta).softmax(-1) * until_end(x)[..., None]  # p(s_t|x), (N, T, S)
-        # p(s_{t−1}, s_t|x) ∝ alpha_{t−1} · transition · evidence_t beta_t: softmax keeps the factors from underflow
-        left, right = log_alpha[:, :-1].softmax(-1), (log_e + log_beta)[:, 1:].softmax(-1)
-        transition = self.log_transition.exp()
-        total = ((left @ transition) * right).sum(-1, keepdim=True)
-        pairs = transition * torch.einsum("nti,ntj->ij", left, right / total * until_end(x)[:, 1:, None])
+        log_prob, observed = log_alpha[:, -1].logsumexp(-1), until_end(x)
+        check_possible(log_prob)
+        gamma = (log_alpha + log_beta).softmax(-1) * observed[..., None]  # p(s_t|x), (N, T, S)
         emissions = torch.zeros_like(self.log_emission.mT).index_add_(0, x.flatten(), gamma.flatten(0, 1)).mT
-        return log_alpha[:, -1].logsumexp(-1), (gamma[:, 0].sum(0), pairs, emissions)
+        pairs, log_future = torch.zeros_like(self.log_transition), log_e + log_beta
+        for t in range(1, x.shape[1]):  # p(s_{t−1}, s_t|x) ∝ alpha_{t−1} · transition · evidence_t beta_t
+            now = observed[:, t]
+            log_pairs = log_alpha[now, t - 1, :, None] + self.log_transition
+            log_pairs += log_future[now, t, None, :]
+            pairs += log_pairs.flatten(1).softmax(1).sum(0).view_as(pairs)
+        return log_prob, (gamma[:, 0].sum(0), pairs, emissions)
 
     def m_step(self, expected: tuple[Tensor, Tensor, Tensor], *, alpha: float = 0.0) -> None:
         """Each table becomes the shares of what is expected, with `alpha` added to each count."""
@@ -162,16 +168,16 @@ class HiddenMarkovModel(nn.Module):
 
         Transitions sum to 1: the steps after the end, where nothing is observed, leave the sum over s_t as it is.
         """
-        transition, messages = self.log_transition.exp(), [self.log_start + log_e[:, 0]]
+        messages = [self.log_start + log_e[:, 0]]
         for t in range(1, log_e.shape[1]):
-            messages.append(log_matmul(messages[-1], transition) + log_e[:, t])
+            messages.append(log_matmul(messages[-1], self.log_transition) + log_e[:, t])
         return torch.stack(messages, 1)
 
     def backward_messages(self, log_e: Tensor) -> Tensor:
         """log p(x_{t+1}, …, x_T|s_t) from the evidence: (B, T, S) -> (B, T, S) nats. Rabiner 1989, eq. 24–25."""
-        transition, messages = self.log_transition.exp(), [torch.zeros_like(log_e[:, 0])]
+        messages = [torch.zeros_like(log_e[:, 0])]
         for t in range(log_e.shape[1] - 1, 0, -1):
-            messages.append(log_matmul(log_e[:, t] + messages[-1], transition.mT))
+            messages.append(log_matmul(log_e[:, t] + messages[-1], self.log_transition.mT))
         return torch.stack(messages[::-1], 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -182,6 +188,7 @@ class HiddenMarkovModel(nn.Module):
         """p(s_t|x), given the whole word: (B, T, S), zeros after the end."""
         log_e = self.log_evidence(x)
         log_joint = self.forward_messages(log_e) + self.backward_messages(log_e)  # log p(x, s_t)
+        check_possible(log_joint[:, 0].logsumexp(-1))
         return log_joint.softmax(-1) * until_end(x)[..., None]
 
     def viterbi(self, x: Tensor) -> Tensor:
@@ -210,10 +217,12 @@ class HiddenMarkovModel(nn.Module):
         return x
 
 
-def log_matmul(log_a: Tensor, b: Tensor) -> Tensor:
-    """log(exp(log_a) @ b), (B, S) and (S, S) -> (B, S): the largest term is factored out, so that not all underflow."""
-    top = log_a.amax(-1, keepdim=True).clamp(min=torch.finfo(log_a.dtype).min)  # finite where all are impossible
-    return ((log_a - top).exp() @ b).log() + top
+def log_matmul(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """log(exp(log_a) @ exp(log_b)), (B, S) and (S, S) -> (B, S), without underflow."""
+    top = log_a.amax(-1, keepdim=True)
+    if (log_a - top + log_b.min() > -80).all():  # the smallest product is a float, even beside the largest: be quick
+        return ((log_a - top).exp() @ log_b.exp()).log() + top
+    return (log_a[..., None] + log_b).logsumexp(-2)
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------

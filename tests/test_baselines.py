@@ -122,6 +122,21 @@ def test_what_is_no_batch_of_scaled_images_is_refused(name, sample):
         model.log_prob(x.mT)
 
 
+@every_model
+def test_no_images_give_no_figures(name, sample):
+    x, y = sample
+    assert fitted(name, x, y).log_prob(x[:0]).shape == (0,)
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_images_are_counted_in_single_precision(name, dtype, sample):
+    """bfloat16 counts 256, 256, 256, …"""
+    x, y = sample[0].repeat(10, 1, 1, 1), sample[1].repeat(10)
+    half, single = fitted(name, x.to(dtype), y), fitted(name, x.float(), y)
+    assert torch.equal(half.log_prob(x.to(dtype)), single.log_prob(x.float()))
+
+
 # ---- independent pixels --------------------------------------------------------------------------------------------
 
 
@@ -156,6 +171,15 @@ def test_joint_is_the_product_of_the_counted_shares(sample):
 def test_joint_summed_over_all_images_is_the_prior(every_image, sample):
     model = NaiveBayes.fit(*sample, LEVELS, CLASSES)
     close(model.log_joint(every_image).exp().sum(0), model.log_prior.exp())
+
+
+def test_an_image_that_no_class_can_make_has_no_posterior():
+    x = torch.tensor([0.0, 0.0, 0.5]).view(3, 1, 1, 1)
+    model = NaiveBayes.fit(x, torch.tensor([0, 1, 1]), LEVELS, CLASSES, alpha=0)
+    close(model.posterior(x), [[1 / 2, 1 / 2], [1 / 2, 1 / 2], [0, 1]])
+    assert model.log_prob(torch.ones_like(x)).exp().tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match=r"example 3 has probability 0 under the model.* fit with alpha > 0"):
+        model.posterior(torch.cat([x, torch.ones_like(x)]))
 
 
 def test_a_class_without_examples_is_uniform(every_image, sample):

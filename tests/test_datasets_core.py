@@ -83,6 +83,26 @@ def test_batches_are_scaled_from_levels_and_a_transform_replaces_that():
     assert torch.equal((x * 17).floor().flatten().long(), torch.arange(17))
 
 
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24])
+def test_dequantised_levels_stay_inside_their_bins(u, monkeypatch):
+    """Whatever is drawn, for every number of levels that uint8 holds."""
+    monkeypatch.setattr(torch, "rand", lambda shape, device: torch.full(shape, u))
+    for levels in range(2, 257):
+        k = torch.arange(levels, dtype=torch.uint8)
+        x = dequantize(levels)(k)
+        assert x.dtype == torch.float32
+        for product in (x * levels, x.double() * levels):
+            assert torch.equal(product.floor().long(), k.long())
+            assert (product > k).all()
+
+
+def test_dequantised_levels_are_spread_evenly():
+    torch.manual_seed(0)
+    u = dequantize(256)(torch.full((100_000,), 200, dtype=torch.uint8)).double() * 256 - 200
+    share = torch.histc(u, 20, 0, 1) / len(u)
+    assert ((share - 0.05).abs() < 5 * (0.05 / len(u)) ** 0.5).all()
+
+
 def test_take_keeps_labels_and_factors_beside_their_examples():
     split = Split(torch.arange(5.0)[:, None], torch.arange(5), factors={"angle": torch.arange(5) * 10})
     part = split.take(split.y > 2)

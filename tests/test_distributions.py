@@ -88,6 +88,35 @@ def test_discretized_logistic_stays_finite_where_the_plain_difference_underflows
     assert log_scale.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("log_scale", [-1e4, -100, -90, -60, -20, 20, 60, 90, 100, 1e4])
+@pytest.mark.parametrize("loc", [0.0, 0.3, 1.0, -50.0])
+def test_discretized_logistic_stays_finite_at_any_scale(log_scale, loc):
+    """float32, where e^90 is infinite; 0 and 1 are the edge bins, whose formula is another."""
+    loc = torch.full((3,), loc, requires_grad=True)
+    log_scale = torch.full((3,), float(log_scale), requires_grad=True)
+    likelihood = DiscretizedLogistic(loc, log_scale, 256)
+    log_p = likelihood.log_prob(torch.tensor([0.0, 100 / 255, 1.0]))
+    log_p.sum().backward()
+    assert log_p.isfinite().all()
+    assert loc.grad.isfinite().all()
+    assert log_scale.grad.isfinite().all()
+    torch.testing.assert_close(likelihood.log_prob(grid(256, 1).float()).exp().sum(0), torch.ones(3))
+    assert to_levels(likelihood.sample((10,)), 256).shape == (10, 3)
+
+
+def test_very_wide_logistics_are_coins_between_the_edges_and_very_narrow_ones_one_level():
+    wide, narrow = (DiscretizedLogistic(torch.tensor(0.3), torch.tensor(scale), 11) for scale in (100.0, -100.0))
+    torch.testing.assert_close(wide.log_prob(grid(11, 0).float()).exp(), torch.eye(11)[[0, 10]].mean(0))
+    torch.testing.assert_close(narrow.log_prob(grid(11, 0).float()).exp(), torch.eye(11)[3])
+
+
+def test_likelihoods_can_be_printed():
+    assert repr(CategoricalPixels(torch.zeros(2, 3, 17))) == "CategoricalPixels(17 levels, batch_shape (2, 3))"
+    assert repr(build("logistic", 256)) == "DiscretizedLogistic(256 levels, batch_shape (3, 4))"
+    for kind, name in (("bernoulli", "CategoricalPixels(2 levels"), ("mixture", "DiscretizedLogistic(2 levels")):
+        assert name in repr(Independent(build(kind, 2), 1))
+
+
 def test_images_are_scored_whole():
     likelihood = Independent(DiscretizedLogistic(torch.rand(6, 1, 8, 8), torch.zeros(6, 1, 8, 8), 17), 3)
     x = likelihood.sample()

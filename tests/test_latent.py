@@ -11,7 +11,16 @@ from torch.distributions import MultivariateNormal
 
 from dgm_lib import datasets
 from dgm_lib.baselines import IndependentPixels, NaiveBayes
-from dgm_lib.latent import CategoricalMixture, GaussianMixture, diagonal, em, full, spherical, spread_centres
+from dgm_lib.latent import (
+    CategoricalMixture,
+    GaussianMixture,
+    diagonal,
+    em,
+    first_responsibilities,
+    full,
+    spherical,
+    spread_centres,
+)
 
 FORMS = {"full": full, "diag": diagonal, "spherical": spherical}
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -128,7 +137,7 @@ def test_em_takes_the_steps_of_scikit_learn(form, points):
 
 
 @every_form
-@pytest.mark.parametrize("floor", [1e-4, 0.5])
+@pytest.mark.parametrize("floor", [1e-4, 0.2])
 def test_em_never_lowers_the_likelihood(form, floor, points):
     """Also where the floor binds: the M-step is then still the best among the covariances that are allowed."""
     model = GaussianMixture.start(points, 4, form=FORMS[form], floor=floor)
@@ -138,8 +147,9 @@ def test_em_never_lowers_the_likelihood(form, floor, points):
     assert history[-1] > history[0] + 0.01
     assert history[-1] == pytest.approx(model.log_prob(points).mean().item(), abs=1e-3)
     smallest = torch.linalg.eigvalsh(model.covariance().detach()).min()
-    assert smallest >= floor - 1e-9
-    assert (smallest < floor + 1e-9) == (floor == 0.5)
+    limit = floor * points.var(0, correction=0).mean()
+    assert smallest >= limit - 1e-9
+    assert (smallest < limit + 1e-9) == (floor == 0.2)
 
 
 @every_form
@@ -182,9 +192,31 @@ def test_gradient_descent_reaches_what_em_reaches(points):
 
 def test_data_on_a_line_and_doubled_examples_do_not_break_the_fit():
     x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [2.0, 2.0]])
-    model = GaussianMixture.fit(x, 4, floor=1e-4)
+    model = GaussianMixture.fit(x, 4, floor=1e-4)  # the mean variance is 1/2
     assert model.log_prob(x).isfinite().all()
-    assert torch.linalg.eigvalsh(model.covariance().detach().double()).min() > 0.99e-4
+    assert torch.linalg.eigvalsh(model.covariance().detach().double()).min() > 0.49e-4
+
+
+def test_data_that_are_all_alike_do_not_break_the_fit():
+    x = torch.ones(5, 2)
+    model = GaussianMixture.fit(x, 2, floor=1e-4)
+    assert model.log_prob(x).isfinite().all()
+    close(model.covariance().detach(), 1e-4 * torch.eye(2).expand(2, 2, 2))
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_the_unit_of_the_data_does_not_matter(unit, points):
+    """Only the density changes, by the unit for each dimension; the floor changes with the data."""
+    model, other = (GaussianMixture.fit(x, 20, floor=1e-2, steps=30) for x in (points, points * unit))
+    close(other.posterior(points * unit).detach(), model.posterior(points).detach())
+    close(other.log_prob(points * unit).detach(), model.log_prob(points).detach() - 2 * math.log(unit))
+
+
+def test_the_start_does_not_care_where_the_data_lie(points):
+    """In float32, 100 000 away from the origin: squared distances are then rounded to about 1000."""
+    x = (points * 64).round().float() / 64  # exact also far away
+    near, far = (first_responsibilities(x + offset, 5, seed=0) for offset in (0.0, 1e5))
+    assert (near == far).double().mean() > 0.99
 
 
 def test_component_that_nobody_wants_starts_anew(points):
@@ -230,12 +262,33 @@ def test_seeds_repeat_and_leave_the_global_stream_alone(points):
     assert not torch.equal(models[0].mu, models[2].mu)
 
 
+def test_starts_are_alike_in_every_version_of_torch(points, monkeypatch):
+    """Seeded `rand` and `randint` give the same numbers in all of them; the streams of others have changed."""
+    for name in ("exponential_", "normal_", "uniform_", "multinomial"):
+        monkeypatch.setattr(torch.Tensor, name, None)
+    monkeypatch.setattr(torch, "multinomial", None)
+    assert spread_centres(torch.arange(100.0)[:, None], 5, seed=0).flatten().tolist() == [44, 1, 20, 91, 75]
+
+
+def test_no_examples_give_no_figures(points, images):
+    gaussian, categorical = GaussianMixture.start(points, 2), CategoricalMixture.start(images[0], 2, LEVELS)
+    for model, x in ((gaussian, points), (categorical, images[0])):
+        assert model.log_prob(x[:0]).shape == (0,)
+        assert model.posterior(x[:0]).shape == (0, 2)
+
+
 def test_wrong_input_is_refused(points):
     model = GaussianMixture.start(points, 3)
     with pytest.raises(ValueError, match=r"of shape \(B, 2\), got torch.float64 of shape \(300, 1\): images become"):
         model.log_prob(points[:, :1])
     with pytest.raises(ValueError, match=r"got torch.int64 of shape \(300, 2\)"):
         GaussianMixture.fit(points.long(), 2)
+    for value in (math.nan, math.inf):
+        x = points.clone()
+        x[7, 1] = value
+        for use in (model.log_prob, lambda x: GaussianMixture.fit(x, 2)):
+            with pytest.raises(ValueError, match=rf"x\[7, 1\] is {value}: a density needs finite numbers"):
+                use(x)
     with pytest.raises(ValueError, match="301 components cannot be told apart by 300 examples: ask for 1 … 300"):
         GaussianMixture.start(points, 301)
 
@@ -290,6 +343,15 @@ def test_categorical_em_never_lowers_what_it_promises(alpha, images):
     assert objective[-1] > objective[0] + 1
 
 
+def test_what_em_promises_is_not_the_likelihood_alone(images):
+    """From a fit with a weak prior, a strong one leads uphill in their product and downhill in the likelihood."""
+    x, _ = images
+    model = CategoricalMixture.fit(x, 3, LEVELS, alpha=0.1)
+    model.alpha = 20.0
+    history = em(model, x, steps=5, tolerance=-math.inf)
+    assert history[-1] < history[0] - 0.01
+
+
 def test_where_categorical_em_stops_the_gradient_vanishes(images):
     model = CategoricalMixture.fit(images[0], 2, LEVELS, alpha=0, steps=3000, tolerance=1e-14)
     model.loss(images[0]).backward()
@@ -321,6 +383,23 @@ def test_categorical_mixture_refuses_what_it_cannot_score(images):
         model.log_prob(x.flatten(1))
     with pytest.raises(ValueError, match=r"got torch.uint8"):
         CategoricalMixture.fit(x.byte(), 2, LEVELS)
+
+
+def test_an_image_that_no_component_can_make_has_no_posterior(images):
+    x = images[0][images[0].flatten(1).amax(1) < 1]  # without the last level
+    model = CategoricalMixture.fit(x, 2, LEVELS, alpha=0)
+    strange = torch.cat([x[:1], torch.ones_like(x[:1])])
+    assert model.log_prob(strange).exp()[1] == 0
+    for use in (model.posterior, model.e_step):
+        with pytest.raises(ValueError, match="example 1 has probability 0 under the model"):
+            use(strange)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_images_are_counted_in_single_precision(dtype, images):
+    x = images[0].repeat(5, 1, 1, 1)
+    half, single = (CategoricalMixture.fit(x.to(t), 2, LEVELS) for t in (dtype, torch.float32))
+    assert torch.equal(half.log_prob(x.to(dtype)), single.log_prob(x.float()))
 
 
 def test_categorical_mixture_on_digits_lies_between_the_ruler_and_the_chain():

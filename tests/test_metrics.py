@@ -21,6 +21,12 @@ def test_nats_are_the_mean_and_its_standard_error():
     assert error == pytest.approx(math.sqrt(sum((i - 4.5) ** 2 for i in range(10)) / 9 / 10))
 
 
+def test_one_example_has_no_standard_error():
+    mean, error = metrics.nats(lambda x: -x[:, 0] - 3, ramp(1).batches(1))  # a warning would fail, see pyproject.toml
+    assert mean == 3
+    assert math.isnan(error)
+
+
 def test_a_smaller_last_batch_does_not_count_more():
     for size in (1, 3, 7, 10):
         assert metrics.nats(lambda x: -x[:, 0], ramp().batches(size))[0] == pytest.approx(4.5)

@@ -34,7 +34,11 @@ def test_curves_mark_the_epoch_that_was_kept():
     (ax,) = fig.axes
     assert ax.get_xlabel() == "epoch"
     assert ax.get_ylabel() == "nats"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "validation", "the weights that were kept"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "train",
+        "validation",
+        "the weights that were kept",
+    ]
     dots = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [(2, 2.0), (2, 2.5)]
 

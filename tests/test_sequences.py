@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dgm_lib import datasets
-from dgm_lib.sequences import HiddenMarkovModel, MarkovChain
+from dgm_lib.sequences import HiddenMarkovModel, MarkovChain, log_matmul
 
 V = 3  # the end, and two letters
 
@@ -245,10 +245,49 @@ def test_long_words_do_not_underflow():
     close(emissions.sum(), 6002.0, atol=1.0, rtol=0)
 
 
+def never_changes_state():
+    """Two states that stay what they are, so that every word has two paths, one of them usually hopeless; float32."""
+    model = HiddenMarkovModel(2, V)
+    model.log_transition.copy_(torch.eye(2).log())
+    model.log_emission.copy_(torch.tensor([[0.01, 0.98, 0.01], [0.01, 0.01, 0.98]]).log())
+    return model
+
+
+def test_a_path_that_falls_far_behind_may_still_win():
+    """After 25 times 1 the second state is e^115 times less probable; 60 times 2 make it the only one that counts."""
+    model = never_changes_state()
+    word = [1] * 25 + [2] * 60
+    paths = [log(0.5) + n * log(0.98) + (len(word) - n + 1) * log(0.01) for n in (25, 60)]
+    x = word_rows([word, []])  # the second has the length 1: no word disturbs another
+    log_prob, (starts, pairs, emissions) = model.e_step(x)
+    close(log_prob, [torch.tensor(paths).logsumexp(0), log(0.01)], atol=1e-4, rtol=0)
+    close(starts, [0.5, 1.5])
+    close(pairs, [[0.0, 0.0], [0.0, 85.0]])
+    close(emissions, [[0.5, 0, 0], [1.5, 25, 60]])
+    close(model.posterior(x)[0], [[0.0, 1.0]] * 86)
+
+
+def test_quick_and_careful_sums_agree():
+    """log_matmul takes the matrix product where nothing can underflow: one very improbable term makes it careful."""
+    generator = torch.Generator().manual_seed(0)
+    log_a, log_b = (torch.randn(shape, generator=generator).double() for shape in ((5, 3), (3, 3)))
+    careful = torch.cat([log_a, torch.tensor([[0.0, -200.0, -torch.inf]])])
+    expected = (careful[..., None] + log_b).logsumexp(-2)
+    close(log_matmul(log_a, log_b), expected[:5])
+    close(log_matmul(careful, log_b), expected)
+    assert log_matmul(log_a[:0], log_b).shape == (0, 3)
+    assert (log_matmul(torch.full((1, 3), -torch.inf), log_b.float()) == -torch.inf).all()
+
+
 def test_impossible_words_have_probability_0_under_hidden_states():
     model = random_hmm()
     model.log_emission.copy_(torch.tensor([0.5, 0.5, 0.0]).log().expand(3, 3))
-    close(model.log_prob(word_rows([(1,), (1, 2, 1)])).exp(), [0.25, 0.0])
+    x = word_rows([(1,), (1, 2, 1)])
+    close(model.log_prob(x).exp(), [0.25, 0.0])
+    for use in (model.e_step, model.posterior):  # nothing can be expected of them: no NaN among the counts
+        use(x[:1])
+        with pytest.raises(ValueError, match="example 1 has probability 0 under the model"):
+            use(x)
 
 
 # ---- hidden Markov model: learning ---------------------------------------------------------------------------------
@@ -308,6 +347,14 @@ def test_seeds_repeat_and_leave_the_global_stream_alone(corpus):
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(fits[0].log_emission, fits[1].log_emission)
     assert not torch.equal(fits[0].log_emission, fits[2].log_emission)
+
+
+def test_starts_are_alike_in_every_version_of_torch(monkeypatch):
+    """Seeded `rand` gives the same numbers in all of them; the streams of other distributions have changed."""
+    for name in ("exponential_", "normal_", "uniform_", "multinomial"):
+        monkeypatch.setattr(torch.Tensor, name, None)
+    monkeypatch.setattr(torch, "multinomial", None)
+    close(HiddenMarkovModel.start(3, V).log_start, [-0.4227, -1.4705, -2.1639], atol=1e-4, rtol=0)
 
 
 # ---- English words -------------------------------------------------------------------------------------------------
