@@ -24,8 +24,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     (
         "01_what_is_a_generative_model.ipynb",
         "baselines.py",
-        "return self.log_prior + Independent",
-        "return self.log_prior - Independent",
+        "return self.log_prior + CategoricalPixels",
+        "return self.log_prior - CategoricalPixels",
     ),
 ]
 

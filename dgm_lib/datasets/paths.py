@@ -19,10 +19,13 @@ def cache_folder() -> Path:
 
     Where the course itself cannot be written to, it is the user's own cache folder.
     """
-    folder = Path(os.environ.get("DGM_CACHE") or data_folder() / "cache")
+    chosen = os.environ.get("DGM_CACHE")
+    folder = Path(chosen) if chosen else data_folder() / "cache"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
+        if chosen:
+            raise
         import pooch
 
         folder = pooch.os_cache("dgm_lib")
