@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,14 +133,26 @@ def broadcast_weights(model: nn.Module) -> None:
             distributed.broadcast(tensor.data, src=0)
 
 
+def gather(value: Any) -> list:
+    """Every process's value, in the order of their ranks; tensors in it must be on the CPU."""
+    if n_processes() == 1:
+        return [value]
+    values = [None] * n_processes()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over all processes, in one message.
+    """Replaces each gradient by its mean over all processes, in one message; one that is missing counts as zero.
 
     The mean of per-process gradients is the gradient of the mean loss over the joint batch.
     """
     if n_processes() == 1:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    parameters = [p for p in parameters if p.requires_grad]
+    for p in parameters:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad  # every process sends a message of the same length
+    gradients = [p.grad for p in parameters]
     joined = torch.cat([g.flatten() for g in gradients])
     distributed.all_reduce(joined)
     joined /= n_processes()

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dgm_lib import checkpoint, runtime
@@ -38,12 +39,18 @@ class Objective:
     loss: called with the batch, `loss(x, y)`; returns a scalar in nats, the mean over the batch.
     every: play on every k-th batch only (five critic steps to one of the generator: generator every=5).
     clip: largest norm of the gradient, None for no limit.
+    scheduler: a schedule of the learning rate; `fit` steps it once an epoch and keeps it in the checkpoint.
     """
 
     loss: Callable[..., Tensor]
     optimizer: Optimizer
     every: int = 1
     clip: float | None = None
+    scheduler: LRScheduler | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.optimizer, LBFGS):
+            raise ValueError("LBFGS computes the loss several times a step, which fit does not; take Adam or SGD")
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that this player moves."""
@@ -62,6 +69,28 @@ class Objective:
         self.optimizer.step()
         return loss.detach()
 
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps of this player; `kind` says into what it can be loaded."""
+        sizes = [len(group["params"]) for group in self.optimizer.param_groups]
+        kind = f"{type(self.optimizer).__name__} of {' + '.join(map(str, sizes))} tensors"
+        if self.scheduler is None:
+            return {"kind": kind, "optimizer": self.optimizer.state_dict()}
+        kind += f" with {type(self.scheduler).__name__}"
+        return {"kind": kind, "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes up what `state_dict` kept."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def lower_rate(self, factor: float) -> None:
+        """Multiplies the learning rate, also where the schedule starts from it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+        if self.scheduler is not None:
+            self.scheduler.base_lrs = [factor * rate for rate in self.scheduler.base_lrs]
+
 
 @dataclass(frozen=True)
 class EarlyStopping:
@@ -71,22 +100,29 @@ class EarlyStopping:
     patience: int = 10
     maximize: bool = False
 
-    def best_epoch(self, history: History) -> int:
-        """The epoch, from 0, with the best finite value so far."""
+    def best_epoch(self, history: History, since: int = 0) -> int | None:
+        """The epoch, from 0, with the best finite value of those from `since` on; None if there is none yet."""
         if self.quantity not in history.values:
             raise ValueError(f"no quantity {self.quantity!r} to stop on; recorded are: {', '.join(history.values)}")
         sign = -1 if self.maximize else 1
-        costs = [sign * v if math.isfinite(v) else math.inf for v in history[self.quantity]]
-        return min(range(len(costs)), key=costs.__getitem__)
+        costs = {epoch: sign * value for epoch, value in enumerate(history[self.quantity])}
+        finite = [epoch for epoch in range(since, len(history)) if math.isfinite(costs[epoch])]
+        return min(finite, key=costs.__getitem__, default=None)
 
-    def is_over(self, history: History) -> bool:
+    def is_over(self, history: History, since: int = 0) -> bool:
         """Whether the patience is used up."""
-        return len(history) > 0 and len(history) - 1 - self.best_epoch(history) >= self.patience
+        if len(history) <= since:
+            return False
+        best = self.best_epoch(history, since)
+        return best is not None and len(history) - 1 - best >= self.patience
 
 
 @dataclass
 class History:
-    """What `fit` recorded: `history["-ELBO"]` is a list with one number an epoch, the mean over its batches."""
+    """What `fit` recorded: `history["-ELBO"]` is a list with one number an epoch, the mean over its batches.
+
+    It is NaN in an epoch in which the player had no turn or `on_epoch` did not return the quantity.
+    """
 
     values: dict[str, list[float]] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
@@ -102,8 +138,9 @@ class History:
 
     def add(self, quantities: dict[str, float], seconds: float) -> None:
         """Records one epoch."""
-        for name, value in quantities.items():
-            self.values.setdefault(name, []).append(float(value))
+        for name in {**self.values, **quantities}:
+            column = self.values.setdefault(name, [math.nan] * len(self))
+            column.append(float(quantities.get(name, math.nan)))
         self.seconds.append(seconds)
 
 
@@ -125,13 +162,17 @@ def fit(
 ) -> History:
     """Trains until `epochs` epochs are done in all, or `stop` says so, or Ctrl-C; returns the record of the run.
 
-    batches: loops over (x, y), once an epoch, such as `data.train.batches(128)`.
+    batches: can be looped over once an epoch and gives (x, y), such as `data.train.batches(128)`.
     seed: the random numbers of an epoch follow from (seed, epoch, process), so a resumed run equals an unbroken one.
     bf16: multiply matrices in bfloat16 where the device has it natively.
     ema: a running average of the weights, made by `averaged(model)`, updated after each batch.
     checkpoint: a file that holds the whole state of the run after each epoch; `resume` goes on from it if it exists.
+        What the optimizer had, its learning rate included, then comes from the file. A schedule belongs in
+        `Objective(..., scheduler=…)`; one that `on_epoch` steps is not kept. Buffers that differ between processes are
+        kept for each; with another number of processes all get those of process 0. A `stop` other than the file's
+        counts from the first epoch after the resume.
     retries: how often to go back to the checkpoint with half the learning rate when a loss diverges.
-    on_epoch: called after each epoch with the model in evaluation mode; the quantities it returns are recorded.
+    on_epoch: called after each epoch with model and ema in evaluation mode; the quantities it returns are recorded.
     Raises DivergenceError, which says which loss, where and what to try, and CheckpointError.
     """
     run = Run(model, objectives, ema, stop, Path(checkpoint) if checkpoint else None)
@@ -143,7 +184,8 @@ def fit(
             try:
                 losses = play_epoch(run, batches, bf16, pressed, bar)
             except DivergenceError:
-                if run.history.restarts == retries:
+                if run.restarts >= retries:
+                    run.finish(interrupted=False)
                     raise
                 run.go_back()
                 continue
@@ -174,8 +216,14 @@ def epoch_of(batches: Iterable, epoch: int) -> Iterator[tuple[Tensor, ...]]:
     """The batches of one epoch, as tuples; those that know `set_epoch` are told which epoch it is."""
     if hasattr(batches, "set_epoch"):
         batches.set_epoch(epoch)
+    batch = None
     for batch in batches:
         yield (batch,) if isinstance(batch, Tensor) else tuple(batch)
+    if batch is None:
+        raise ValueError(
+            f"epoch {epoch + 1} had no batch: the batches are used up or empty; "
+            "give something that can be looped over once an epoch"
+        )
 
 
 class Losses:
@@ -197,15 +245,16 @@ class Losses:
             return
         values = runtime.mean_over_processes(torch.stack([loss.float() for _, _, loss in self.waiting])).tolist()
         for (name, step, _), value in zip(self.waiting, values):
-            limit = EXPLOSION * (1 + abs(self.run.first_loss.setdefault(name, value)))
-            if not abs(value) <= limit:  # true for NaN as well
+            limit = EXPLOSION * (1 + abs(self.run.first_loss.get(name, value)))
+            if not math.isfinite(value) or abs(value) > limit:
                 raise DivergenceError(self.run.what_diverged(name, step, value))
+            self.run.first_loss.setdefault(name, value)
             self.seen[name].append(value)
         self.waiting = []
 
     def means(self) -> dict[str, float]:
         self.look()
-        return {name: sum(values) / len(values) for name, values in self.seen.items() if values}
+        return {name: sum(values) / len(values) if values else math.nan for name, values in self.seen.items()}
 
 
 class Run:
@@ -222,30 +271,35 @@ class Run:
         self.model, self.objectives, self.ema, self.stop, self.path = model, objectives, ema, stop, path
         self.history = History()
         self.epoch = self.step = 0
+        self.restarts = 0  # in this call; the history counts those of the whole run
         self.first_loss: dict[str, float] = {}
         self.best: dict | None = None
+        self.since = 0  # the first epoch of which `stop` could keep the state
 
     def start(self, resume: bool, retries: int) -> None:
         if (resume or retries) and self.path is None:
             raise ValueError("resume and retries need a file to go back to: give fit(..., checkpoint=PATH)")
+        runtime.broadcast_weights(self.model)
         if resume and self.path.exists():
             self.load()
-        runtime.broadcast_weights(self.model)
         if retries and not self.history:
             self.save()  # so that even the first epoch has a state to go back to
 
     def is_over(self) -> bool:
-        return self.stop is not None and len(self.history) > 0 and self.stop.is_over(self.history)
+        return self.stop is not None and self.stop.is_over(self.history, self.since)
 
     def finish_epoch(self, losses: dict[str, float], on_epoch: Callable | None, started: float) -> None:
-        self.model.eval()
+        self._evaluation_mode()
         quantities = dict(losses)
         if on_epoch is not None:
             with torch.no_grad():
                 quantities |= runtime.mean_values(on_epoch() or {})
         self.epoch += 1
         self.history.add(quantities, time.perf_counter() - started)
-        if self.stop is not None and self.stop.best_epoch(self.history) == self.epoch - 1:
+        for objective in self.objectives.values():
+            if objective.scheduler is not None:
+                objective.scheduler.step()
+        if self.stop is not None and self.stop.best_epoch(self.history, self.since) == self.epoch - 1:
             self.best = {name: deepcopy(module.state_dict()) for name, module in self._modules().items()}
             self.history.best_epoch = self.epoch - 1
         if self.path is not None:
@@ -256,19 +310,33 @@ class Run:
         if self.best is not None and not interrupted:
             for name, module in self._modules().items():
                 module.load_state_dict(self.best[name])
-        self.model.eval()
+        self._evaluation_mode()
+
+    def _evaluation_mode(self) -> None:
+        for module in self._modules().values():
+            module.eval()
 
     def what_diverged(self, name: str, step: int, value: float) -> str:
         rates = sorted({group["lr"] for group in self.objectives[name].optimizer.param_groups})
+        start = f", having started at {self.first_loss[name]:.4g}" if name in self.first_loss else ""
         back = (
-            ", or retries=1 to go on from the last good epoch with half of it"
+            f"retries={self.restarts + 1} to go on from the last good epoch with half of it"
             if self.path
-            else ", or a checkpoint to go back to"
+            else "a checkpoint to go back to"
         )
         return (
-            f"the loss {name!r} became {value:.4g} at step {step} (epoch {self.epoch + 1}), having started at "
-            f"{self.first_loss[name]:.4g}. Try a smaller learning rate (now {', '.join(f'{r:g}' for r in rates)}), "
-            f"gradient clipping (Objective(..., clip=1.0)){back}."
+            f"the loss {name!r} became {value:.4g} at step {step} (epoch {self.epoch + 1}){start}. "
+            f"Try a smaller learning rate (now {', '.join(f'{r:g}' for r in rates)}), "
+            f"gradient clipping (Objective(..., clip=1.0)), or {back}.{self._last_good_state()}"
+        )
+
+    def _last_good_state(self) -> str:
+        best = f" The model is back at its best epoch, {self.history.best_epoch + 1}." if self.best else ""
+        if self.path is None or self.epoch == 0:
+            return best
+        return (
+            f"{best} {self.path.name} holds the state after epoch {self.epoch}, learning rate included: "
+            "resume it with retries, or start anew with a smaller one."
         )
 
     def go_back(self) -> None:
@@ -276,38 +344,56 @@ class Run:
         restarts = self.history.restarts + 1
         self.load()
         for objective in self.objectives.values():
-            for group in objective.optimizer.param_groups:
-                group["lr"] *= 0.5 ** (restarts - self.history.restarts)
+            objective.lower_rate(0.5 ** (restarts - self.history.restarts))
         self.history.restarts = restarts
+        self.restarts += 1
 
     def save(self) -> None:
+        buffers = runtime.gather({name: _buffers(module) for name, module in self._modules().items()})
         if runtime.rank() == 0:
-            checkpoint.save(self.path, self._state())
+            checkpoint.save(self.path, self._state() | {"buffers": buffers})
         runtime.wait_for_all()
 
     def load(self) -> None:
-        state = checkpoint.load(self.path, self._modules(), list(self.objectives))
+        players = {name: objective.state_dict() for name, objective in self.objectives.items()}
+        state = checkpoint.load(self.path, self._modules(), players)
+        same_group = len(state["buffers"]) == runtime.n_processes()
+        own = state["buffers"][runtime.rank() if same_group else 0]
         for name, module in self._modules().items():
+            state[name].update(own[name])
             module.load_state_dict(state[name])
         for name, objective in self.objectives.items():
-            objective.optimizer.load_state_dict(state["optimizers"][name])
+            objective.load_state_dict(state["optimizers"][name])
         self.history = History(**state["history"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.first_loss, self.best = state["first_loss"], state["best"]
+        self.epoch, self.step, self.first_loss = state["epoch"], state["step"], state["first_loss"]
+        self.best, self.since = state["best"], state["since"]
+        if state["stop"] != self._stop():  # the best state is another stop's
+            self.best, self.since, self.history.best_epoch = None, self.epoch, None
 
     def _state(self) -> dict:
         return {
             **{name: module.state_dict() for name, module in self._modules().items()},
-            "optimizers": {name: objective.optimizer.state_dict() for name, objective in self.objectives.items()},
+            "optimizers": {name: objective.state_dict() for name, objective in self.objectives.items()},
             "history": vars(self.history),
             "epoch": self.epoch,
             "step": self.step,
             "first_loss": self.first_loss,
             "best": self.best,
+            "since": self.since,
+            "stop": self._stop(),
         }
+
+    def _stop(self) -> list | None:
+        return [self.stop.quantity, self.stop.maximize] if self.stop is not None else None
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"model": self.model} | ({"ema": self.ema} if self.ema is not None else {})
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are saved: unlike parameters, they can differ between processes."""
+    names = {name for name, _ in module.named_buffers()}
+    return {name: tensor.cpu() for name, tensor in module.state_dict().items() if name in names}
 
 
 def averaged(model: nn.Module, decay: float = 0.999) -> AveragedModel:

@@ -102,19 +102,71 @@ TRAINING = """
 """
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """What each of two processes had at the end of the same training."""
+RESUME = """
+    import sys
+    from pathlib import Path
+    import torch
+    from torch import nn
+    from dgm_lib import runtime
+    from dgm_lib.datasets import Split
+    from dgm_lib.train import Objective, averaged, fit
+
+    class Chain(nn.Module):
+        '''A state of its own in each process, and a parameter that only process 0 uses.'''
+        def __init__(self):
+            super().__init__()
+            self.w, self.v = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(()))
+            self.register_buffer("chain", torch.zeros(2))
+        def loss(self, x, y):
+            self.chain.add_(torch.randn(2))
+            loss = (self.w * self.chain).mean() + (self.w - x).square().mean()
+            return loss + self.v if runtime.rank() == 0 else loss
+
+    rank, _ = runtime.start_processes()
+    def train(epochs, **options):
+        model = Chain()
+        ema = averaged(model)
+        objective = Objective(model.loss, torch.optim.SGD(model.parameters(), 0.05))
+        batches = Split(torch.ones(16, 2), torch.arange(16)).batches(4)
+        fit(model, {"l": objective}, batches, epochs, ema=ema, **options)
+        return {"model": model.state_dict(), "ema": ema.state_dict()}
+
+    path = Path(sys.argv[1]) / "run.ckpt"
+    result = {"unbroken": train(3)}
+    train(1, checkpoint=path)
+    result["resumed"] = train(3, checkpoint=path, resume=True)
+    torch.save(result, sys.argv[1] + f"/{rank}.pt")
+    runtime.stop_processes()
+"""
+
+
+def run_twice(code, folder):
+    """What each of two processes saved at the end of this code."""
     if sys.platform == "win32":
         pytest.skip("torchrun's store needs libuv, which torch for Windows lacks")
-    folder = tmp_path_factory.mktemp("processes")
     script = folder / "training.py"
-    script.write_text(textwrap.dedent(TRAINING))
+    script.write_text(textwrap.dedent(code))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DGM_DEVICE": "cpu"}
     done = subprocess.run([*command, str(script), str(folder)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    return run_twice(TRAINING, tmp_path_factory.mktemp("processes"))
+
+
+def test_two_processes_resume_each_with_its_own_buffers_and_share_a_gradient_that_one_lacks(tmp_path):
+    """Each has its chain, process 0 alone uses v: its gradient, 1 there and none here, is 1/2 in the mean."""
+    first, second = run_twice(RESUME, tmp_path)
+    for result in (first, second):
+        for part in ("model", "ema"):
+            for name, value in result["unbroken"][part].items():
+                assert torch.equal(value, result["resumed"][part][name]), name
+        assert result["unbroken"]["model"]["v"].item() == pytest.approx(1 - 6 * 0.05 / 2)
+    assert not torch.equal(first["unbroken"]["model"]["chain"], second["unbroken"]["model"]["chain"])
 
 
 def test_two_processes_share_the_data_and_end_with_the_same_weights_bit_for_bit(two_processes):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -111,6 +114,62 @@ def test_early_stopping_survives_a_resume(tmp_path):
     assert weights["unbroken"] == weights["broken"] == pytest.approx(0.8)
 
 
+def train_slope(epochs, *, quality=None, rate=0.1, **options):
+    """A run whose `validation` in epoch k is `quality[k]`; returns the model and its history."""
+    model = Slope()
+    on_epoch = (lambda: {"validation": next(quality)}) if quality is not None else None
+    objectives = {"loss": Objective(model.loss, sgd(model, rate))}
+    return model, fit(model, objectives, constant_data().batches(8), epochs, on_epoch=on_epoch, **options)
+
+
+@pytest.mark.parametrize("before", [None, EarlyStopping("loss"), EarlyStopping("validation", maximize=True)])
+def test_a_stop_given_at_resume_counts_from_there(tmp_path, before):
+    """Epoch 2 had the best value, but its state was not kept for this stop."""
+    options = {"quality": iter([5.0, 1.0, 6.0, 4.0, 3.0, 4.0, 4.0, 0.0]), "checkpoint": tmp_path / "c.pt"}
+    train_slope(3, stop=before, **options)
+    stop = EarlyStopping("validation", patience=2)
+    train_slope(4, stop=stop, resume=True, **options)
+    model, history = train_slope(20, stop=stop, resume=True, **options)
+    assert history["validation"] == [5.0, 1.0, 6.0, 4.0, 3.0, 4.0, 4.0]
+    assert history.best_epoch == 4
+    assert model.w.item() == pytest.approx(1 - 5 * 0.1)
+
+
+def test_a_resume_without_the_stop_does_not_go_back_to_its_best_state(tmp_path):
+    options = {"quality": iter([1.0, 2.0, 3.0]), "checkpoint": tmp_path / "c.pt"}
+    train_slope(2, stop=EarlyStopping("validation"), **options)
+    model, history = train_slope(3, resume=True, **options)
+    assert model.w.item() == pytest.approx(1 - 3 * 0.1)
+    assert history.best_epoch is None
+
+
+def test_a_quantity_new_at_resume_can_be_stopped_on(tmp_path):
+    train_slope(2, checkpoint=tmp_path / "c.pt")
+    options = {"quality": iter([2.0, 1.0, 3.0]), "stop": EarlyStopping("validation", patience=1)}
+    model, history = train_slope(9, checkpoint=tmp_path / "c.pt", resume=True, **options)
+    assert history["validation"] == pytest.approx([math.nan, math.nan, 2.0, 1.0, 3.0], nan_ok=True)
+    assert history.best_epoch == 3
+    assert model.w.item() == pytest.approx(1 - 4 * 0.1)
+
+
+def test_what_an_epoch_lacks_is_nan_so_that_places_stay_epochs():
+    model = Slope()
+    sometimes = iter([{}, {"a": 1.0}, None, {"a": 2.0, "b": 3.0}])
+    objectives = {"w": Objective(model.loss, sgd(model)), "rare": Objective(model.loss, sgd(model), every=3)}
+    history = fit(model, objectives, constant_data().batches(8), 4, on_epoch=lambda: next(sometimes))
+    nan = math.nan
+    assert history["a"] == pytest.approx([nan, 1.0, nan, 2.0], nan_ok=True)
+    assert history["b"] == pytest.approx([nan, nan, nan, 3.0], nan_ok=True)
+    assert [math.isnan(value) for value in history["rare"]] == [True, True, False, True]
+
+
+def test_early_stopping_waits_for_the_first_finite_value():
+    values = [math.nan, math.nan, math.nan, 2.0, math.nan, 3.0]
+    history = train_slope(9, quality=iter(values), stop=EarlyStopping("validation", patience=2))[1]
+    assert len(history) == 6
+    assert history.best_epoch == 3
+
+
 def test_early_stopping_can_maximize_and_ignores_nan():
     history = History({"accuracy": [0.5, math.nan, 0.9, 0.8]}, [1.0] * 4)
     assert EarlyStopping("accuracy", maximize=True).best_epoch(history) == 2
@@ -161,6 +220,85 @@ def test_divergence_without_end_is_raised_after_the_retries(tmp_path):
         fit(model, {"loss": broken}, constant_data().batches(8), 3, checkpoint=tmp_path / "c.pt", retries=2)
     assert broken.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 4)
     assert model.w.item() == 1.0 or not model.w.isfinite()
+
+
+def test_a_resume_without_retries_raises_though_the_file_had_some(tmp_path):
+    model, path = Cliff(math.nan), tmp_path / "c.pt"
+    batches = constant_data().batches(4)
+    history = fit(model, {"l": Objective(model.loss, sgd(model))}, batches, 14, checkpoint=path, retries=1)
+    assert history.restarts == 1
+    broken = {"l": Objective(lambda x, y: model.loss(x) * math.nan, sgd(model))}
+    for retries in (0, 1):
+        with pytest.raises(DivergenceError):
+            fit(model, broken, batches, 16, checkpoint=path, resume=True, retries=retries)
+        assert broken["l"].optimizer.param_groups[0]["lr"] == pytest.approx(0.05 / 2**retries)
+
+
+@pytest.mark.parametrize("first", [math.inf, math.nan])
+def test_a_first_loss_that_is_not_finite_diverges_too(first):
+    model = Slope()
+    broken = {"loss": Objective(lambda x, y: model.loss(x) * first, sgd(model))}
+    with pytest.raises(DivergenceError, match=r"'loss' became (inf|nan) at step 1 \(epoch 1\)\. Try"):
+        fit(model, broken, constant_data().batches(8), 3)
+
+
+def test_after_a_divergence_the_model_is_back_at_its_best_and_the_file_is_named(tmp_path):
+    model = Cliff(math.nan)
+    objectives = {"loss": Objective(model.loss, sgd(model))}
+    quality = iter([3.0, 1.0] + [2.0] * 20)
+    options = {"on_epoch": lambda: {"q": next(quality)}, "stop": EarlyStopping("q", 99), "checkpoint": tmp_path / "c"}
+    with pytest.raises(DivergenceError, match=r"retries=1 .*back at its best epoch, 2\. c holds .* after epoch 13"):
+        fit(model, objectives, constant_data().batches(4), 20, **options)
+    assert model.w.item() == pytest.approx(4 * 0.1)
+    assert not model.training
+
+
+@pytest.mark.parametrize("batches", [iter([torch.ones(4, 2)] * 3), []])
+def test_batches_that_are_used_up_or_empty_are_one_sentence(batches):
+    model = Slope()
+    with pytest.raises(ValueError, match=r"epoch [12] had no batch: the batches are used up or empty"):
+        fit(model, {"loss": Objective(model.loss, sgd(model))}, batches, 3)
+
+
+def test_averaged_model_is_in_evaluation_mode_when_it_is_looked_at():
+    model = nn.Sequential(nn.Dropout(0.5), Slope())
+    ema, modes = averaged(model), []
+    look = lambda: modes.append((model.training, ema.module[0].training))  # noqa: E731
+    fit(model, {"w": Objective(model[1].loss, sgd(model))}, constant_data().batches(8), 2, ema=ema, on_epoch=look)
+    assert modes == [(False, False)] * 2
+    assert not ema.module[0].training
+
+
+def test_a_schedule_is_stepped_once_an_epoch_and_survives_a_resume(tmp_path):
+    def train(epochs, **options):
+        model = Slope()
+        optimizer = sgd(model)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
+        objectives = {"loss": Objective(model.loss, optimizer, scheduler=schedule)}
+        fit(model, objectives, constant_data().batches(4), epochs, **options)
+        return model.w.item()
+
+    assert train(4) == pytest.approx(1 - 2 * 0.1 * (1 + 1 / 2 + 1 / 3 + 1 / 4))
+    train(2, checkpoint=tmp_path / "c.pt")
+    assert train(4, checkpoint=tmp_path / "c.pt", resume=True) == train(4)
+    with pytest.raises(CheckpointError, match="SGD of 1 tensors with LambdaLR there, SGD of 1 tensors here"):
+        train_slope(5, checkpoint=tmp_path / "c.pt", resume=True)
+
+
+def test_going_back_halves_the_rate_of_a_schedule_too(tmp_path):
+    model = Cliff(math.nan)
+    optimizer = sgd(model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
+    objectives = {"l": Objective(model.loss, optimizer, scheduler=schedule)}
+    fit(model, objectives, constant_data().batches(4), 14, checkpoint=tmp_path / "c.pt", retries=1)
+    assert model.w.item() == pytest.approx(2.6 + 2 * 0.05)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)  # after the schedule's step
+
+
+def test_lbfgs_is_refused_in_one_sentence():
+    model = Slope()
+    with pytest.raises(ValueError, match="LBFGS computes the loss several times a step"):
+        Objective(model.loss, torch.optim.LBFGS(model.parameters()))
 
 
 def test_retries_and_resume_need_a_checkpoint():
@@ -248,6 +386,48 @@ def test_damaged_foreign_and_unsafe_checkpoints_are_refused(tmp_path):
         resume()
 
 
+def test_checkpoints_of_another_kind_are_one_sentence(tmp_path):
+    path = tmp_path / "c.pt"
+    train_slope(1, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+
+    def refused(changed, match):
+        torch.save(changed, path)
+        with pytest.raises(CheckpointError, match=match):
+            train_slope(2, checkpoint=path, resume=True)
+
+    refused([1, 2], "holds no 'model'")
+    refused(state | {"model": 3}, "holds no 'model'")
+    refused({key: value for key, value in state.items() if key != "optimizers"}, "holds no 'optimizers'")
+    refused(state | {"model": state["model"] | {"v": torch.ones(2)}}, r"another model: v is \(2,\) there, missing here")
+    torch.save(state, path)
+    model = Slope()
+    adam = {"loss": Objective(model.loss, torch.optim.Adam(model.parameters()))}
+    with pytest.raises(CheckpointError, match="for 'loss': SGD of 1 tensors there, Adam of 1 tensors here"):
+        fit(model, adam, constant_data().batches(8), 2, checkpoint=path, resume=True)
+
+
+def test_damaged_bytes_are_one_sentence_wherever_they_are(tmp_path):
+    path = tmp_path / "c.pt"
+    train_slope(1, checkpoint=path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole) // 2, 7):
+        path.write_bytes(whole[:place] + bytes(16) + whole[place + 16 :])
+        try:
+            train_slope(2, checkpoint=path, resume=True)
+        except CheckpointError:
+            continue
+
+
+def test_a_file_that_cannot_be_read_is_not_to_be_deleted(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", denied)
+    with pytest.raises(CheckpointError, match=r"^cannot read the checkpoint c\.pt: Permission denied$"):
+        checkpoint.load(tmp_path / "c.pt", {}, {})
+
+
 def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
     checkpoint.save(path, {"model": {}, "optimizers": {}, "value": 1})
@@ -260,7 +440,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(path, {"model": {}, "optimizers": {}, "value": 2})
     monkeypatch.undo()
-    assert checkpoint.load(path, {}, [])["value"] == 1
+    assert checkpoint.load(path, {}, {})["value"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
 
 
@@ -272,6 +452,32 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"cannot write the checkpoint c\.pt: No space left on device; free"):
         checkpoint.save(tmp_path / "c.pt", {})
     assert list(tmp_path.iterdir()) == []
+
+
+FULL_DISK = """
+    import resource, signal, sys, torch
+    from pathlib import Path
+    from dgm_lib import checkpoint
+
+    path = Path(sys.argv[1])
+    checkpoint.save(path, {"optimizers": {}, "value": 1})
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        checkpoint.save(path, {"optimizers": {}, "value": torch.zeros(100_000)})
+    except checkpoint.CheckpointError as error:
+        print(error)
+    print(checkpoint.load(path, {}, {})["value"], [file.name for file in path.parent.iterdir()])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files to set there")
+def test_a_disk_that_is_really_full_leaves_the_old_checkpoint(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path / "c.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said, left = done.stdout.splitlines()
+    assert said == "cannot write the checkpoint c.pt: File too large; free space, or name another file"
+    assert left == "1 ['c.pt']"
 
 
 def test_bf16_runs_and_is_close():
