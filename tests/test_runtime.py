@@ -148,7 +148,8 @@ def run_twice(code, folder):
     script.write_text(textwrap.dedent(code))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DGM_DEVICE": "cpu"}
-    done = subprocess.run([*command, str(script), str(folder)], env=environment, capture_output=True, text=True)
+    command += [str(script), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)  # a group can hang
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
