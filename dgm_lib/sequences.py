@@ -91,7 +91,7 @@ class HiddenMarkovModel(nn.Module):
 
     def __init__(self, n_states: int, n_symbols: int):
         super().__init__()
-        self.register_buffer("log_start", torch.zeros(n_states).log_softmax(0))  # (S,), p(s_1)
+        self.register_buffer("log_initial", torch.zeros(n_states).log_softmax(0))  # (S,), p(s_1)
         self.register_buffer("log_transition", torch.zeros(n_states, n_states).log_softmax(1))  # (S, S), p(s_t|s_{t−1})
         self.register_buffer("log_emission", torch.zeros(n_states, n_symbols).log_softmax(1))  # (S, V), p(x_t|s_t)
 
@@ -152,7 +152,7 @@ class HiddenMarkovModel(nn.Module):
 
     def m_step(self, expected: tuple[Tensor, Tensor, Tensor], *, alpha: float = 0.0) -> None:
         """Each table becomes the shares of what is expected, with `alpha` added to each count."""
-        for table, counts in zip((self.log_start, self.log_transition, self.log_emission), expected):
+        for table, counts in zip((self.log_initial, self.log_transition, self.log_emission), expected):
             counts = counts + alpha + torch.finfo(counts.dtype).eps  # a state that nobody visits stays a state
             table.copy_((counts / counts.sum(-1, keepdim=True)).log())
 
@@ -168,7 +168,7 @@ class HiddenMarkovModel(nn.Module):
 
         Transitions sum to 1: the steps after the end, where nothing is observed, leave the sum over s_t as it is.
         """
-        messages = [self.log_start + log_e[:, 0]]
+        messages = [self.log_initial + log_e[:, 0]]
         for t in range(1, log_e.shape[1]):
             messages.append(log_matmul(messages[-1], self.log_transition) + log_e[:, t])
         return torch.stack(messages, 1)
@@ -194,7 +194,7 @@ class HiddenMarkovModel(nn.Module):
     def viterbi(self, x: Tensor) -> Tensor:
         """The most probable path of states: (B, T), −1 after the end. Viterbi 1967."""
         log_e, observed = self.log_evidence(x), until_end(x)
-        score, stay = self.log_start + log_e[:, 0], torch.arange(len(self.log_start), device=x.device)
+        score, stay = self.log_initial + log_e[:, 0], torch.arange(len(self.log_initial), device=x.device)
         pointers = []
         for t in range(1, x.shape[1]):
             best, previous = (score[:, :, None] + self.log_transition).max(1)
@@ -207,8 +207,8 @@ class HiddenMarkovModel(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, T) symbols, T the length of the longest word drawn, its end included."""
-        x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_start.device)
-        state, going = Categorical(logits=self.log_start).sample((n,)), torch.ones(n, dtype=torch.bool, device=x.device)
+        x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_initial.device)
+        state, going = Categorical(logits=self.log_initial).sample((n,)), torch.ones(n, dtype=torch.bool, device=x.device)
         while going.any():
             symbol = Categorical(logits=self.log_emission[state]).sample() * going
             x = torch.cat([x, symbol[:, None]], 1)

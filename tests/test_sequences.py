@@ -47,7 +47,7 @@ def random_hmm(n_states=3, n_symbols=V, seed=0):
 def cyclic_hmm():
     """Three states that mostly follow each other in one direction, and speak differently."""
     model = HiddenMarkovModel(3, V).double()
-    model.log_start.copy_(torch.tensor([7, 2, 1]).double().log())
+    model.log_initial.copy_(torch.tensor([7, 2, 1]).double().log())
     model.log_transition.copy_(torch.tensor([[1, 8, 1], [1, 1, 8], [8, 1, 1]]).double().log())
     model.log_emission.copy_(torch.tensor([[1, 8, 1], [1, 1, 8], [6, 2, 2]]).double().log())
     for table in model.buffers():
@@ -322,7 +322,7 @@ def test_where_em_stops_the_gradient_vanishes(corpus):
     for _ in range(3000):
         model.m_step(model.e_step(corpus)[1])
     logits = [table.clone().requires_grad_() for table in model.buffers()]
-    model.log_start, model.log_transition, model.log_emission = (table.log_softmax(-1) for table in logits)
+    model.log_initial, model.log_transition, model.log_emission = (table.log_softmax(-1) for table in logits)
     for gradient in torch.autograd.grad(model.log_prob(corpus).mean(), logits):
         assert gradient.abs().max() < 1e-6
 
@@ -354,7 +354,7 @@ def test_starts_are_alike_in_every_version_of_torch(monkeypatch):
     for name in ("exponential_", "normal_", "uniform_", "multinomial"):
         monkeypatch.setattr(torch.Tensor, name, None)
     monkeypatch.setattr(torch, "multinomial", None)
-    close(HiddenMarkovModel.start(3, V).log_start, [-0.4227, -1.4705, -2.1639], atol=1e-4, rtol=0)
+    close(HiddenMarkovModel.start(3, V).log_initial, [-0.4227, -1.4705, -2.1639], atol=1e-4, rtol=0)
 
 
 # ---- English words -------------------------------------------------------------------------------------------------
