@@ -208,7 +208,8 @@ class HiddenMarkovModel(nn.Module):
     def sample(self, n: int) -> Tensor:
         """(n, T) symbols, T the length of the longest word drawn, its end included."""
         x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_initial.device)
-        state, going = Categorical(logits=self.log_initial).sample((n,)), torch.ones(n, dtype=torch.bool, device=x.device)
+        state = Categorical(logits=self.log_initial).sample((n,))
+        going = torch.ones(n, dtype=torch.bool, device=x.device)
         while going.any():
             symbol = Categorical(logits=self.log_emission[state]).sample() * going
             x = torch.cat([x, symbol[:, None]], 1)
