@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dgm_lib import datasets
+from dgm_lib.baselines import IndependentPixels, NaiveBayes, PixelChain
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +36,19 @@ def test_labels_belong_to_the_images(data):
     test, train = (split.x.flatten(1).float() for split in (data.test, data.train))
     nearest = torch.cdist(test, train).argmin(1)
     assert (data.train.y[nearest] == data.test.y).float().mean() == pytest.approx(0.953, abs=0.003)
+
+
+def test_classifiers_find_test_harder_and_models_of_the_pixels_validation_as_the_card_says(data):
+    train, x = data.train.x.flatten(1).float(), data.train.scaled()
+    models = [
+        IndependentPixels.fit(x, data.levels),
+        NaiveBayes.fit(x, data.train.y, data.levels, 10),
+        PixelChain.fit(x, data.levels),
+    ]
+    wrong, nats = [], []
+    for split in (data.validation, data.test):
+        nearest = torch.cdist(split.x.flatten(1).float(), train).argmin(1)
+        wrong.append((data.train.y[nearest] != split.y).float().mean().item())
+        nats.append([-model.log_prob(split.scaled()).mean().item() for model in models])
+    assert wrong[0] < wrong[1]
+    assert all(validation > test + 2 for validation, test in zip(*nats))
