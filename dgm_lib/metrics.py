@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+PAIRS = 2**24  # distances that nearest_distance holds at a time: 64 MB
+
 
 def per_example(function: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """`function(x)`, one number an example, over all batches: (N,) on the CPU."""
@@ -49,3 +51,114 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, draws: int = 2000
     tail = (1 - level) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
     return low, high
+
+
+# ---- unusual inputs ------------------------------------------------------------------------------------------------
+
+
+def auroc(inliers: Tensor, outliers: Tensor) -> float:
+    """How well a score, higher for the unusual, tells (N,) inliers from (M,) outliers: 1 perfect, 0.5 chance.
+
+    The probability that an outlier scores above an inlier, a tie counting half: exact, by ranks. Mann & Whitney 1947.
+    Raises ValueError for a score that is NaN.
+    """
+    _check_scores("inliers", inliers)
+    _check_scores("outliers", outliers)
+    ranked, scores = inliers.cpu().double().sort().values, outliers.cpu().double()
+    below, not_above = (torch.searchsorted(ranked, scores, right=right).sum().item() for right in (False, True))
+    return (below + not_above) / (2 * len(inliers) * len(outliers))
+
+
+def _check_scores(name: str, scores: Tensor) -> None:
+    if scores.dim() != 1 or not len(scores):
+        raise ValueError(f"the scores of {name} have the shape {tuple(scores.shape)}: they must be (N,), at least one")
+    if scores.isnan().any():
+        raise ValueError(f"{int(scores.isnan().sum())} of {len(scores)} scores of {name} are NaN, which have no rank")
+
+
+def nearest_distance(train: Tensor, x: Tensor, k: int = 1) -> Tensor:
+    """Euclidean distance of each row of x to its k-th nearest of train, (N, …), (M, …) -> (M,): a score of novelty."""
+    train, x = train.flatten(1), x.flatten(1)
+    if train.shape[1] != x.shape[1]:
+        raise ValueError(f"train has {train.shape[1]} numbers a row and x has {x.shape[1]}: they must be as many")
+    if not 1 <= k <= len(train):
+        raise ValueError(f"k is {k}: it must be from 1 to the {len(train)} rows of train")
+    return torch.cat([_distances(train, rows, k) for rows in x.split(max(1, PAIRS // len(train)))])
+
+
+def _distances(train: Tensor, rows: Tensor, k: int) -> Tensor:
+    """nearest_distance of some rows. cdist is fast and rounds to about a thousandth: it names the neighbour only."""
+    neighbour = torch.cdist(rows, train).topk(k, largest=False).indices[:, -1]
+    return (rows - train[neighbour]).square().sum(1).sqrt()
+
+
+# ---- samples -------------------------------------------------------------------------------------------------------
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) between the Gaussians fitted to features (N, D) and (M, D).
+
+    It is the square of a distance, in the features' unit squared. Small samples make it larger: compare it with that
+    of two real samples of the same sizes. Dowson & Landau 1982; Heusel et al. 2017.
+    """
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(
+            f"features have the shapes {tuple(a.shape)} and {tuple(b.shape)}: they must be (N, D) and (M, D) with the "
+            "same D and at least 2 rows each"
+        )
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()
+    root_a, root_b = _covariance_root(a), _covariance_root(b)
+    overlap = torch.linalg.matrix_norm(root_a @ root_b, "nuc")  # Tr (Σ₁Σ₂)^½: sum of the singular values of Σ₁^½ Σ₂^½
+    distance = (a.mean(0) - b.mean(0)).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * overlap
+    return max(distance.item(), 0.0)  # rounding may leave it a hair below
+
+
+def _covariance_root(x: Tensor) -> Tensor:
+    """The symmetric square root of the covariance of rows: (N, D) -> (D, D)."""
+    values, vectors = torch.linalg.eigh(x.T.cov().view(x.shape[1], x.shape[1]))
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def class_entropy(y: Tensor, n_classes: int) -> float:
+    """Entropy in nats of how the labels (N,) spread over the classes: ln K if evenly, 0 if all are of one class."""
+    if y.dim() != 1 or not len(y):
+        raise ValueError(f"labels have the shape {tuple(y.shape)}: they must be (N,), at least one")
+    if y.min() < 0 or y.max() >= n_classes:
+        raise ValueError(f"labels go from {y.min()} to {y.max()}: they must lie in 0 … {n_classes - 1}")
+    shares = torch.bincount(y, minlength=n_classes).double() / len(y)
+    return torch.special.entr(shares).sum().item()
+
+
+# ---- densities in the plane ----------------------------------------------------------------------------------------
+
+LogDensity = Callable[[Tensor], Tensor]
+
+
+def kl_on_grid(log_p: LogDensity, log_q: LogDensity, points: Tensor, cell: float) -> float:
+    """KL(p ‖ q) in nats of two densities in the plane, (n, 2) -> (n,), each known up to a constant of its own.
+
+    Both are normalised on the grid, which must hold all of p. points, cell: the centres (n, 2) of cells and the area
+    of one, as plots.plane_grid returns them.
+    """
+    p, q = (values - _log_sum(values, cell) for values in (_on_grid(log_p, points), _on_grid(log_q, points)))
+    return torch.where(p > -torch.inf, p.exp() * (p - q), 0).sum().item() * cell  # 0 log 0 = 0
+
+
+def log_z_on_grid(log_f: LogDensity, points: Tensor, cell: float) -> float:
+    """log ∫ f(x) dx in nats, the integral as a sum over the grid; points and cell as in `kl_on_grid`."""
+    return _log_sum(_on_grid(log_f, points), cell).item()
+
+
+def _log_sum(values: Tensor, cell: float) -> Tensor:
+    return values.logsumexp(0) + math.log(cell)
+
+
+def _on_grid(log_f: LogDensity, points: Tensor) -> Tensor:
+    """log f at the points, without a graph: (n,) float64 on the CPU. Raises ValueError where it has no integral."""
+    with torch.no_grad():
+        values = log_f(points)
+    if values.shape != points.shape[:1]:
+        raise ValueError(f"log f of {len(points)} points has the shape {tuple(values.shape)}: it must be one a point")
+    if values.isnan().any() or values.max().isinf():
+        raise ValueError("log f is NaN or +∞ somewhere on the grid, or −∞ everywhere: it has no integral there")
+    return values.cpu().double()

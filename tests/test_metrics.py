@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch.distributions import MultivariateNormal, kl_divergence
 
-from dgm_lib import metrics
+from dgm_lib import metrics, plots
 from dgm_lib.datasets import Split
 
 
@@ -53,3 +55,201 @@ def test_bootstrap_interval_is_near_the_normal_one_and_repeats():
     assert high == pytest.approx(values.mean().item() + half, abs=0.015)
     assert (low, high) == metrics.bootstrap_interval(values)
     assert metrics.bootstrap_interval(torch.ones(5)) == (1.0, 1.0)
+
+
+# ---- unusual inputs ------------------------------------------------------------------------------------------------
+
+
+def test_auroc_by_hand():
+    inliers = torch.tensor([1.0, 2.0, 2.0])
+    # pairs won: 2 over (1), ties with two 2s; 3 over all: (1 + 2/2 + 3) / 6
+    assert metrics.auroc(inliers, torch.tensor([2.0, 3.0])) == 5 / 6
+    assert metrics.auroc(inliers, torch.tensor([2.5, 9.0])) == 1
+    assert metrics.auroc(inliers, torch.tensor([0.0])) == 0
+    assert metrics.auroc(torch.ones(3), torch.ones(2)) == 0.5
+    assert metrics.auroc(torch.tensor([-torch.inf, 0.0]), torch.tensor([0.0, torch.inf])) == 7 / 8
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_auroc_is_that_of_scikit_learn_with_and_without_ties(levels):
+    from sklearn.metrics import roc_auc_score
+
+    generator = torch.Generator().manual_seed(0)
+    inliers = torch.randint(levels, (151,), generator=generator).float()
+    outliers = torch.randint(levels, (70,), generator=generator).float() + levels // 3
+    reference = roc_auc_score([0] * 151 + [1] * 70, torch.cat([inliers, outliers]).numpy())
+    assert metrics.auroc(inliers, outliers) == pytest.approx(reference, abs=1e-12)
+    assert metrics.auroc(outliers, inliers) == pytest.approx(1 - reference, abs=1e-12)
+
+
+def test_scores_without_a_rank_are_refused():
+    with pytest.raises(ValueError, match="1 of 2 scores of outliers are NaN"):
+        metrics.auroc(torch.ones(3), torch.tensor([math.nan, 1.0]))
+    with pytest.raises(ValueError, match=r"scores of inliers have the shape \(3, 1\)"):
+        metrics.auroc(torch.ones(3, 1), torch.ones(2))
+    with pytest.raises(ValueError, match=r"scores of outliers have the shape \(0,\)"):
+        metrics.auroc(torch.ones(3), torch.ones(0))
+
+
+def test_nearest_distance_by_hand_and_in_chunks(monkeypatch):
+    train = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]], [[0.0, 1.0]]])
+    x = torch.tensor([[[0.0, 0.0]], [[3.0, 0.0]]])
+    for pairs in (1, 2**24):
+        monkeypatch.setattr(metrics, "PAIRS", pairs)
+        for k, expected in ((1, [0.0, 3.0]), (2, [1.0, math.sqrt(10)]), (3, [5.0, 4.0])):
+            torch.testing.assert_close(metrics.nearest_distance(train, x, k), torch.tensor(expected))
+
+
+def test_nearest_distance_of_a_copy_is_0_and_others_are_those_of_float64():
+    """cdist in float32 gives copies among these distances of up to 0.07: squares of 10⁴ are subtracted there."""
+    generator = torch.Generator().manual_seed(0)
+    train, x = (torch.rand(n, 1, 28, 28, generator=generator) + 3 for n in (300, 40))
+    assert (metrics.nearest_distance(train, train[:50]) == 0).all()
+    every = (x[:, None].double() - train.double()).flatten(2).norm(dim=2)
+    torch.testing.assert_close(
+        metrics.nearest_distance(train, x, 5).double(), every.sort(1).values[:, 4], rtol=1e-5, atol=0
+    )
+
+
+def test_nearest_distance_refuses_other_widths_and_too_many_neighbours():
+    with pytest.raises(ValueError, match="train has 2 numbers a row and x has 3"):
+        metrics.nearest_distance(torch.ones(4, 2), torch.ones(4, 3))
+    for k in (0, 5):
+        with pytest.raises(ValueError, match=f"k is {k}: it must be from 1 to the 4 rows"):
+            metrics.nearest_distance(torch.ones(4, 2), torch.ones(1, 2), k)
+
+
+# ---- samples -------------------------------------------------------------------------------------------------------
+
+
+def features(mu, root):
+    """Rows whose mean is mu (D,) and whose covariance is root · rootᵀ (D, D), exactly."""
+    D = len(mu)
+    corners = math.sqrt((2 * D - 1) / 2) * torch.cat([torch.eye(D), -torch.eye(D)]).double()
+    return torch.as_tensor(mu).double() + corners @ torch.as_tensor(root).double().T
+
+
+def test_the_features_of_these_tests_have_the_moments_asked_for():
+    root = torch.tensor([[1.0, 0.5], [0.0, 2.0]]).double()
+    torch.testing.assert_close(features([3.0, 4.0], root).T.cov(), root @ root.T)
+
+
+def test_frechet_distance_of_gaussians_in_closed_form():
+    """One dimension: (μ₁−μ₂)² + (σ₁−σ₂)². Where the covariances commute, so for each of their common directions."""
+    one = metrics.frechet_distance(features([1.0], [[2.0]]), features([4.0], [[0.5]]))
+    assert one == pytest.approx(9 + 1.5**2, abs=1e-12)
+    a, b = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 0.5, 0.1])
+    expected = 25 + (a - b).square().sum().item()
+    diagonal = metrics.frechet_distance(features([0.0, 0.0, 0.0], a.diag()), features([3.0, 0.0, 4.0], b.diag()))
+    assert diagonal == pytest.approx(expected, abs=1e-6)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double()).Q
+    turned = [features(mu, turn @ s.double().diag()) for mu, s in (([0.0] * 3, a), ([3.0, 0.0, 4.0], b))]
+    assert metrics.frechet_distance(*turned) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [5, 200])
+def test_frechet_distance_is_that_of_scipy(rows):
+    """Also for fewer rows than features, where the covariances have no inverse."""
+    from scipy.linalg import sqrtm
+
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(rows, 8, generator=generator).double()
+    b = torch.randn(150, 8, generator=generator).double() @ torch.randn(8, 8, generator=generator).double() + 1
+    one, two = np.cov(a.T), np.cov(b.T)
+    reference = (a.mean(0) - b.mean(0)).square().sum().item() + np.trace(one + two - 2 * sqrtm(one @ two).real)
+    assert metrics.frechet_distance(a, b) == pytest.approx(reference, rel=1e-6)
+    assert metrics.frechet_distance(b, a) == pytest.approx(metrics.frechet_distance(a, b), rel=1e-12)
+    assert metrics.frechet_distance(a.float(), b.float()) == pytest.approx(reference, rel=1e-5)
+
+
+def test_frechet_distance_to_itself_is_0():
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    assert 0 <= metrics.frechet_distance(x, x) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (9, 3), (9, 4, 1)])
+def test_features_that_have_no_frechet_distance_are_refused(shape):
+    for pair in ((torch.ones(shape), torch.ones(9, 4)), (torch.ones(9, 4), torch.ones(shape))):
+        with pytest.raises(ValueError, match="with the same D and at least 2 rows each"):
+            metrics.frechet_distance(*pair)
+
+
+def test_class_entropy_by_hand():
+    assert metrics.class_entropy(torch.arange(10), 10) == pytest.approx(math.log(10), abs=1e-15)
+    assert metrics.class_entropy(torch.full((7,), 3), 10) == 0
+    y = torch.tensor([0, 0, 2])
+    assert metrics.class_entropy(y, 3) == pytest.approx(math.log(3) - 2 / 3 * math.log(2), abs=1e-15)
+    assert metrics.class_entropy(y, 30) == metrics.class_entropy(y, 3)
+
+
+def test_labels_outside_of_the_classes_are_refused():
+    for wrong in (torch.tensor([0, 3]), torch.tensor([-1, 2])):
+        with pytest.raises(ValueError, match=r"labels go from .* they must lie in 0 … 2"):
+            metrics.class_entropy(wrong, 3)
+    for shape in ((0,), (2, 1)):
+        with pytest.raises(ValueError, match="they must be"):
+            metrics.class_entropy(torch.zeros(shape, dtype=torch.long), 3)
+
+
+# ---- densities in the plane ----------------------------------------------------------------------------------------
+
+
+def two_gaussians():
+    p = MultivariateNormal(torch.tensor([0.5, -0.3]), torch.tensor([[0.5, 0.2], [0.2, 0.4]]))
+    return p, MultivariateNormal(torch.tensor([0.0, 0.2]), torch.tensor([[0.8, -0.1], [-0.1, 0.6]]))
+
+
+def test_kl_on_a_grid_is_that_of_gaussians_whatever_their_constants():
+    p, q = two_gaussians()
+    grid = plots.plane_grid(6.0, 200)
+    kl = metrics.kl_on_grid(lambda x: p.log_prob(x) + 300, lambda x: q.log_prob(x) - 5, *grid)
+    assert kl == pytest.approx(kl_divergence(p, q).item(), abs=1e-5)
+    back = metrics.kl_on_grid(q.log_prob, p.log_prob, *grid)
+    assert back == pytest.approx(kl_divergence(q, p).item(), abs=1e-5)
+    assert abs(back - kl) > 0.1
+    assert metrics.kl_on_grid(p.log_prob, lambda x: p.log_prob(x) + 1, *grid) == pytest.approx(0, abs=1e-6)
+
+
+def test_log_z_on_a_grid_is_the_logarithm_of_the_integral():
+    p, _ = two_gaussians()
+    for n in (150, 300):  # halved cells: a forgotten area would show
+        assert metrics.log_z_on_grid(lambda x: p.log_prob(x) + 2.5, *plots.plane_grid(6.0, n)) == pytest.approx(
+            2.5, abs=1e-6
+        )
+    flat = metrics.log_z_on_grid(lambda x: torch.zeros(len(x)), *plots.plane_grid(3.0, 10))
+    assert flat == pytest.approx(math.log(36), abs=1e-14)  # summed in float64
+
+
+def test_what_has_no_mass_costs_nothing_and_what_q_rules_out_costs_everything():
+    grid = plots.plane_grid(1.0, 10)
+    right = lambda x: torch.where(x[:, 0] > 0, 0.0, -torch.inf)  # noqa: E731
+    flat = lambda x: torch.zeros(len(x))  # noqa: E731
+    assert metrics.kl_on_grid(right, flat, *grid) == pytest.approx(math.log(2))
+    assert metrics.kl_on_grid(right, right, *grid) == pytest.approx(0, abs=1e-12)
+    assert metrics.kl_on_grid(flat, right, *grid) == math.inf
+
+
+def test_a_grid_is_evaluated_without_a_graph():
+    weight = torch.ones(2, requires_grad=True)
+    seen = []
+
+    def log_f(x):
+        seen.append((x @ weight).requires_grad)
+        return x @ weight
+
+    metrics.kl_on_grid(log_f, log_f, *plots.plane_grid(1.0, 4))
+    assert seen == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("log_f", "message"),
+    [
+        (lambda x: x[:, :1], r"log f of 16 points has the shape \(16, 1\)"),
+        (lambda x: x[:, 0] * math.nan, "NaN"),
+        (lambda x: torch.full((16,), -math.inf), "−∞ everywhere"),
+        (lambda x: 1 / x[:, 0].relu(), "\\+∞ somewhere"),
+    ],
+)
+def test_what_is_no_log_density_is_refused(log_f, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.log_z_on_grid(log_f, *plots.plane_grid(1.0, 4))
