@@ -1,0 +1,251 @@
+"""Energy models: any network that gives one number an example defines p(x) = exp(−E(x)/T) / Z.
+
+Z is out of reach, and there are three ways around it:
+
+maximum likelihood   ∇(−log p(x)) = ∇E(x)/T − E_{x⁻~p}[∇E(x⁻)]/T, with x⁻ from Langevin chains    EnergyModel.loss
+score matching       fit ∇_x log p = −∇_x E, in which Z does not occur                             two functions
+noise contrast       tell data from noise of known density; log Z is learnt like a weight          NoiseContrast
+
+All energies are in nats. Du & Mordatch 2019; Vincent 2011; Song et al. 2019; Gutmann & Hyvärinen 2010.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from dgm_lib.samplers import (
+    Box,
+    Law,
+    check_energy,
+    check_schedule,
+    independent_metropolis,
+    langevin,
+    score_of,
+    value_and_score,
+)
+
+Energy = Callable[[Tensor], Tensor]
+
+
+class EnergyModel(nn.Module):
+    """A network (B, *shape) -> (B, 1) as an energy, trained by maximum likelihood with persistent Langevin chains.
+
+    A step of the chains is x ← x − η ∇E(x) + σ ε with η = step_size and σ = √(2ηT): they are at temperature T, and
+    T = 1 is the model's own. box: walls (low, high) for the chains, which then start uniform in it, else from N(0, I).
+    restart: share of chains that begin anew before each batch, so that the model also learns the way from noise.
+    jump: a law that each chain is offered a draw from before each batch, by a Metropolis rule that keeps p. In a few
+    dimensions this carries chains between modes that no Langevin step crosses; in many, no offer is taken.
+    penalty: weight of E(x)² on data and chains, which holds the energy's zero and its slope; 0 leaves them free.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: Sequence[int],
+        *,
+        n_chains: int = 128,
+        steps: int = 20,
+        step_size: float = 0.01,
+        temperature: float = 1.0,
+        restart: float = 0.05,
+        penalty: float = 0.0,
+        box: Box | None = None,
+        jump: Law | None = None,
+    ):
+        super().__init__()
+        check_schedule(steps, step_size, temperature)
+        if n_chains < 1 or not 0 <= restart <= 1 or penalty < 0 or temperature == 0:
+            raise ValueError(
+                f"n_chains is {n_chains}, restart {restart:g}, penalty {penalty:g}, temperature {temperature:g}: "
+                "they must be ≥ 1, in [0, 1], ≥ 0 and > 0"
+            )
+        if box and not box[0] < box[1]:
+            raise ValueError(f"box is {box}: its walls must be (low, high) with low < high")
+        self.net = net.to(memory_format=torch.channels_last)  # a quarter faster for small convolutions
+        self.shape, self.box = torch.Size(shape), box
+        self.steps, self.step_size, self.temperature = steps, step_size, temperature
+        self.restart, self.penalty, self.jump = restart, penalty, jump
+        self.register_buffer("chains", torch.empty(n_chains, *shape))
+        self.chains.copy_(self.noise(n_chains))
+        check_energy(self.energy(self.chains[:2]), min(2, n_chains))
+
+    def noise(self, n: int) -> Tensor:
+        """Where chains begin: (n, *shape)."""
+        eps = self.chains.new_empty(n, *self.shape)
+        return eps.uniform_(*self.box) if self.box else eps.normal_()
+
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x): (B, *shape) -> (B,) nats. Raises ValueError for another shape or another number of outputs."""
+        self._check_shape(x)
+        return one_number(self.net(x), len(x))
+
+    def score(self, x: Tensor) -> Tensor:
+        """−∇_x E(x), the score at T = 1: the shape of x, without a graph."""
+        with frozen(self.net):
+            return value_and_score(self.energy, x)[1]
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Mean of (E(x) − E(x⁻)) / T, x⁻ the chains after `steps` more steps, + penalty: the gradient of −log p."""
+        self._check_shape(x)
+        e_data, e_model = self.energy(torch.cat([x, self.move_chains()])).split([len(x), len(self.chains)])
+        contrast = (e_data.mean() - e_model.mean()) / self.temperature
+        return contrast + self.penalty * (e_data.square().mean() + e_model.square().mean())
+
+    def move_chains(self) -> Tensor:
+        """Restarts some chains, moves all of them on, keeps them; (n_chains, *shape)."""
+        anew = torch.rand(len(self.chains), device=self.chains.device) < self.restart
+        self.chains[anew] = self.noise(int(anew.sum()))
+        if self.jump is not None:
+            with torch.no_grad():
+                self.chains.copy_(independent_metropolis(self.energy, self.chains, self.jump, self.temperature)[0])
+        self.chains.copy_(self.walk(self.chains, self.steps))
+        return self.chains.clone()  # autograd keeps it while the next batch moves the chains
+
+    def walk(self, x: Tensor, steps: int) -> Tensor:
+        """`steps` Langevin steps from x, with the step size and temperature of training."""
+        settings = {"step_size": self.step_size, "temperature": self.temperature, "box": self.box}
+        with frozen(self.net):
+            return langevin(score_of(self.energy), x, steps=steps, **settings)
+
+    def sample(self, n: int, *, steps: int | None = None) -> Tensor:
+        """(n, *shape): n new chains from noise after `steps` steps, by default as many as a chain lives in training."""
+        life = self.steps / self.restart if self.restart else 50 * self.steps
+        return self.walk(self.noise(n), round(life) if steps is None else steps)
+
+    def _check_shape(self, x: Tensor) -> None:
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"expected examples of shape {tuple(self.shape)}, got {tuple(x.shape[1:])}")
+
+
+def one_number(values: Tensor, n: int) -> Tensor:
+    """What a network says of n examples, (n, 1) or (n,), as (n,). Raises ValueError for anything else."""
+    values = values.squeeze(1) if values.dim() == 2 else values
+    check_energy(values, n)
+    return values
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradient for the module's parameters while only ∇_x is wanted; they get it back whatever happens."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+class ReconstructionEnergy(nn.Module):
+    """E(x) = ‖x − f(x)‖² / 2σ² for a network f that maps an example to its own shape: (B, …) -> (B,).
+
+    Low where f can repair what it sees. It grows like the square of the distance, so that chains never run away, which
+    a plain last layer does not promise. Zhao, Mathieu & LeCun 2017; Salimans & Ho 2021 for training it as an energy.
+    """
+
+    def __init__(self, net: nn.Module, sigma: float):
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"sigma is {sigma:g}: it must be positive")
+        self.net, self.sigma = net, sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.net(x)).flatten(1).square().sum(1) / (2 * self.sigma**2)
+
+
+# ---- score matching ------------------------------------------------------------------------------------------------
+
+
+def score_with_graph(energy: Energy, x: Tensor) -> Tensor:
+    """−∇_x E(x), through which a loss can be differentiated: the shape of x."""
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        values = energy(x)
+        check_energy(values, len(x))
+        (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
+    return -gradient
+
+
+def denoising_score_matching(energy: Energy, x: Tensor, sigma: float) -> Tensor:
+    """½ ‖σ s(x + σε) + ε‖², (B, …) -> (B,): the score of the data blurred by N(0, σ²). Vincent 2011, eq. 9, times σ².
+
+    Its smallest value is reached where exp(−E) is proportional to the blurred density, not to the data's own.
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma:g}: the noise must have a positive standard deviation")
+    eps = torch.randn_like(x)
+    return 0.5 * (sigma * score_with_graph(energy, x + sigma * eps) + eps).flatten(1).square().sum(1)
+
+
+def sliced_score_matching(energy: Energy, x: Tensor) -> Tensor:
+    """½ ‖s(x)‖² + vᵀ∇(vᵀs(x)), v ~ N(0, I), (B, …) -> (B,). Song et al. 2019, eq. 8.
+
+    The mean over v of the second term is the trace of ∇s, so no noise is added to the data. The network must have two
+    derivatives: with ReLU the second term is 0 almost everywhere.
+    """
+    x = x.detach().requires_grad_()
+    v = torch.randn_like(x)
+    score = score_with_graph(energy, x)
+    (slope,) = torch.autograd.grad((score * v).sum(), x, create_graph=True)
+    return 0.5 * score.flatten(1).square().sum(1) + (v * slope).flatten(1).sum(1)
+
+
+# ---- noise contrast ------------------------------------------------------------------------------------------------
+
+
+class NoiseContrast(nn.Module):
+    """Noise-contrastive estimation: a classifier of data against noise, whose logit is log p(x) − log p_noise(x).
+
+    log p(x) = −E(x) − log_z, with log_z learnt; where the fit is good, it is the logarithm of ∫ exp(−E).
+    ratio: noise examples for each one of the data. Gutmann & Hyvärinen 2010, eq. 8.
+    """
+
+    def __init__(self, net: nn.Module, noise: Law, *, ratio: int = 1):
+        super().__init__()
+        if ratio < 1:
+            raise ValueError(f"ratio is {ratio}: there must be at least 1 example of noise for each of the data")
+        self.net, self.noise_law, self.ratio = net, noise, ratio
+        self.log_z = nn.Parameter(torch.zeros(()))
+
+    def energy(self, x: Tensor) -> Tensor:
+        """E(x): (B, …) -> (B,) nats. Raises ValueError for another number of outputs."""
+        return one_number(self.net(x), len(x))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """−E(x) − log_z, (B, …) -> (B,) nats: it integrates to 1 only where the estimate is good."""
+        return -self.energy(x) - self.log_z
+
+    def logit(self, x: Tensor) -> Tensor:
+        """log of the odds that x is data: log p(x) − log p_noise(x) − log ratio. (B,) nats."""
+        return self.log_prob(x) - self.noise_law.log_prob(x) - math.log(self.ratio)
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Cross-entropy of the two classes, an example of data with its `ratio` of noise: a scalar in nats."""
+        with torch.no_grad():
+            noise = self.noise_law.sample(self.ratio * len(x))
+        return softplus(-self.logit(x)).mean() + self.ratio * softplus(self.logit(noise)).mean()
+
+
+# ---- composition ---------------------------------------------------------------------------------------------------
+
+
+def product(*energies: Energy) -> Energy:
+    """x must please every one: exp(−Σ E_i), the product of the densities. Hinton 2002."""
+    return lambda x: torch.stack([energy(x) for energy in energies]).sum(0)
+
+
+def mixture(*energies: Energy) -> Energy:
+    """x must please one of them: −log Σ exp(−E_i). Du, Li & Mordatch 2020. Each counts with its own Z."""
+    return lambda x: -torch.stack([-energy(x) for energy in energies]).logsumexp(0)
+
+
+def difference(energy: Energy, other: Energy, weight: float = 1.0) -> Energy:
+    """x must please the first and not the other: E − weight · E_other, the quotient of the densities."""
+    return lambda x: energy(x) - weight * other(x)
