@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
 from dgm_lib.datasets import Split
+from dgm_lib.distributions import StandardNormal
+from dgm_lib.energy import EnergyModel, NoiseContrast
 from dgm_lib.latent import GaussianMixture
 from dgm_lib.nets import MLP, ResidualNet
+from dgm_lib.rbm import RBM, BinaryUnits
 from dgm_lib.train import Objective
 
 
@@ -76,29 +79,21 @@ def two_players() -> Family:
     return Family(model, objectives, points())
 
 
-class ChainsInside(nn.Module):
-    """The smallest energy model with persistent chains: MCMC, with gradients in x, runs inside the loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.energy = MLP(2, 16, 1)
-        self.register_buffer("chains", torch.randn(32, 2))
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        chains = self.chains
-        with torch.enable_grad():
-            for _ in range(3):
-                chains = chains.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(self.energy(chains).sum(), chains)
-                chains = chains - 0.05 * gradient + 0.1**0.5 * torch.randn_like(chains)
-        self.chains.copy_(chains.detach())
-        e_data, e_model = self.energy(x), self.energy(self.chains.clone())
-        return e_data.mean() - e_model.mean() + 0.1 * (e_data**2).mean()
+def rbm(n_chains: int) -> Family:
+    x, y = torch.randint(0, 2, (96, 6)).float(), torch.zeros(96).long()
+    model = RBM.start(BinaryUnits(6), 4, x, n_chains=n_chains)
+    return Family(model, {"contrast": Objective(model.loss, adam(model))}, Split(x, y))
 
 
-def chains_inside() -> Family:
-    model = ChainsInside()
+def energy_model() -> Family:
+    """Langevin chains, with gradients in x, run inside the loss."""
+    model = EnergyModel(MLP(2, 16, 1), (2,), n_chains=32, steps=3, step_size=0.05, penalty=0.1)
     return Family(model, {"contrast": Objective(model.loss, adam(model, 1e-3))}, points())
+
+
+def noise_contrast() -> Family:
+    model = NoiseContrast(MLP(2, 16, 1), StandardNormal(2))
+    return Family(model, {"contrast": Objective(model.loss, adam(model))}, points())
 
 
 FAMILIES: dict[str, Callable[[], Family]] = {
@@ -106,7 +101,10 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "residual classifier": lambda: classifier(ResidualNet((1, 8, 8), 3, width=8)),
     "mixture of Gaussians": mixture,
     "two players": two_players,
-    "chains inside": chains_inside,
+    "RBM, contrastive divergence": lambda: rbm(n_chains=0),
+    "RBM, persistent chains": lambda: rbm(n_chains=32),
+    "energy model": energy_model,
+    "noise contrast": noise_contrast,
 }
 
 
