@@ -93,6 +93,67 @@ def hmm_scaled(x, initial, transition, emission):
     return total
 
 
+def free_energy_over_all_h(v, W, b, c):
+    every_h = torch.tensor(list(product([0.0, 1.0], repeat=len(c))), dtype=torch.float64)
+    v, W, b, c = v.double(), W.double(), b.double(), c.double()
+    energy = -(v @ b)[:, None] - every_h @ c - v @ W @ every_h.T  # (B, 2^n_hidden)
+    return -(-energy).logsumexp(1)
+
+
+def gibbs_in_numpy(v, W, b, c, u_h, u_v):
+    def on(field, u):
+        return (u < 0.5 + 0.5 * np.tanh(field / 2)).astype(float)
+
+    v, W, b, c, u_h, u_v = (value.numpy().astype(float) for value in (v, W, b, c, u_h, u_v))
+    return on(b + on(c + v @ W, u_h) @ W.T, u_v)
+
+
+def rbm_gradient_by_autograd(v, v_negative, W, c):
+    def free_energy(x):
+        return -F.softplus(x @ W + c).sum(1)  # b·x has no W in it
+
+    W = W.requires_grad_()
+    (gradient,) = torch.autograd.grad(free_energy(v_negative).mean() - free_energy(v).mean(), W)
+    return gradient
+
+
+def rbm_gradient_in_a_loop(v, v_negative, W, c):
+    def mean(x):
+        return sum(torch.outer(row, torch.sigmoid(row @ W + c)) for row in x) / len(x)
+
+    return mean(v) - mean(v_negative)
+
+
+def loss_gradient_by_autograd(theta, x, chains, step_size, eps, *, end=torch.Tensor.detach):
+    def energy(x):
+        return theta * x**2 / 2
+
+    theta, chains = theta.requires_grad_(), chains.requires_grad_()
+    (slope,) = torch.autograd.grad(energy(chains).sum(), chains, create_graph=True)
+    x_negative = end(chains - step_size * slope + (2 * step_size) ** 0.5 * eps)
+    (gradient,) = torch.autograd.grad(energy(x).mean() - energy(x_negative).mean(), theta)
+    return gradient
+
+
+def denoising_loss_by_autograd(score, eps, sigma):
+    x_noisy = (sigma * eps).requires_grad_()  # x = 0
+    (target,) = torch.autograd.grad(Normal(0.0, sigma).log_prob(x_noisy).sum(), x_noisy)
+    return sigma**2 / 2 * ((score - target) ** 2).reshape(len(score), -1).sum(1)
+
+
+def nce_loss_of_one_classifier(log_p_data, log_noise_data, log_p_noise, log_noise_noise):
+    logits = torch.cat([log_p_data - log_noise_data, log_p_noise - log_noise_noise])
+    labels = torch.cat([torch.ones_like(log_p_data), torch.zeros_like(log_p_noise)])
+    return 2 * F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def mala_log_ratio_by_distributions(x, x_new, energy, energy_new, score, score_new, step_size):
+    sigma = math.sqrt(2 * step_size)
+    there = Normal(x + step_size * score, sigma).log_prob(x_new)
+    back = Normal(x_new + step_size * score_new, sigma).log_prob(x)
+    return (-energy_new + back) - (-energy + there)
+
+
 ALTERNATIVES = {
     "scale_pixels": [
         lambda x, levels: x / (levels - 1),
@@ -135,6 +196,63 @@ ALTERNATIVES = {
     "cost_of_noise": [6.9, 6.91, 6.907, -math.log(0.001), np.log(1000), np.float32(math.log(1000))],
     "typical_distance": [28, np.float32(28), 27.99],
     "maximum_likelihood_fit": ["A", " a"],
+    "boltzmann_probabilities": [
+        lambda energies, temperature: (-energies.double() / temperature).softmax(-1),
+        lambda energies, temperature: Categorical(logits=-energies / temperature).probs,
+        lambda energies, temperature: (
+            -energies / temperature - (-energies / temperature).logsumexp(-1, keepdim=True)
+        ).exp(),
+        lambda energies, temperature: F.softmin(energies / temperature, dim=-1).numpy(),
+    ],
+    "free_energy": [
+        free_energy_over_all_h,
+        lambda v, W, b, c: -(v @ b) - torch.logaddexp(v @ W + c, torch.zeros(())).sum(-1),
+        lambda v, W, b, c: -np.logaddexp(0, v.numpy() @ W.numpy() + c.numpy()).sum(1) - v.numpy() @ b.numpy(),
+    ],
+    "gibbs_step": [
+        gibbs_in_numpy,
+        lambda v, W, b, c, u_h, u_v: u_v < torch.sigmoid(F.linear((u_h < torch.sigmoid(v @ W + c)).float(), W, b)),
+    ],
+    "rbm_gradient": [rbm_gradient_by_autograd, rbm_gradient_in_a_loop],
+    "ais_log_z": [
+        lambda log_weights, log_z_0: torch.logsumexp(log_weights + log_z_0, 0) - math.log(len(log_weights)),
+        lambda log_weights, log_z_0: np.logaddexp.reduce(log_weights.numpy()) - np.log(len(log_weights)) + log_z_0,
+        lambda log_weights, log_z_0: (log_weights - log_weights.max()).exp().mean().log() + log_weights.max() + log_z_0,
+    ],
+    "persistent_start": ["Chains", " chains"],
+    "log_z_terms": [16.0, torch.tensor(16), np.log2(65536)],
+    "langevin_step": [
+        lambda x, score, step_size, temperature, eps: (
+            x + step_size * score + (2 * step_size * temperature) ** 0.5 * eps
+        ),
+        lambda x, score, step_size, temperature, eps: (
+            x.numpy() + step_size * score.numpy() + np.sqrt(2 * step_size) * np.sqrt(temperature) * eps.numpy()
+        ),
+    ],
+    "langevin_temperature": [
+        lambda sigma, step_size: sigma * sigma / step_size / 2,
+        lambda sigma, step_size: torch.tensor(sigma) ** 2 / (2 * torch.tensor(step_size)),
+    ],
+    "contrastive_loss": [
+        lambda energy_data, energy_model: energy_data.numpy().mean() - energy_model.numpy().mean(),
+        lambda energy_data, energy_model: sum(energy_data) / len(energy_data) - sum(energy_model) / len(energy_model),
+    ],
+    "loss_gradient": [loss_gradient_by_autograd],
+    "denoising_loss": [
+        denoising_loss_by_autograd,
+        lambda score, eps, sigma: 0.5 * (sigma * score + eps).flatten(1).norm(dim=1) ** 2,
+    ],
+    "nce_loss": [
+        nce_loss_of_one_classifier,
+        lambda p, q, p_noise, q_noise: -F.logsigmoid(p - q).mean() - F.logsigmoid(q_noise - p_noise).mean(),
+        lambda p, q, p_noise, q_noise: (torch.logaddexp(p, q) - p + torch.logaddexp(p_noise, q_noise) - q_noise).mean(),
+    ],
+    "mala_log_ratio": [mala_log_ratio_by_distributions],
+    "composed_energy": [
+        lambda a, b, both: a - both + b,
+        lambda a, b, both: torch.stack([a, b, -both]).sum(0),
+        lambda a, b, both: both + (a - both) + (b - both),
+    ],
 }
 
 
@@ -180,6 +298,123 @@ def test_predictions_hold():
     fits = {"a": Normal(0.0, 20.0), "b": Normal(20.0, 1.0), "c": Normal(0.0, 1.0)}
     best = max(fits, key=lambda choice: fits[choice].log_prob(x).mean())
     assert best == find("maximum_likelihood_fit").reference()
+
+
+# The exercises on energies: what is promised of each reference, on spaces where it can be computed.
+
+
+def small_machine(seed):
+    generator = torch.Generator().manual_seed(seed)
+    W, b, c = (2 * torch.randn(shape, generator=generator) for shape in ((3, 2), 3, 2))
+    every_v = torch.tensor(list(product([0.0, 1.0], repeat=3)))
+    return W, b, c, every_v, (-find("free_energy").reference(every_v, W, b, c)).softmax(0)
+
+
+def frequencies_after(step, seed, n=200_000):
+    """How often each of the 8 states occurs after one step of chains that begin with the machine's own p(v)."""
+    W, b, c, every_v, p = small_machine(seed)
+    generator = torch.Generator().manual_seed(seed)
+    v = every_v[torch.multinomial(p, n, replacement=True, generator=generator)]
+    v = step(v, W, b, c, torch.rand(n, 2, generator=generator), torch.rand(n, 3, generator=generator))
+    return torch.bincount((v @ torch.tensor([4.0, 2.0, 1.0])).long(), minlength=8) / n, p
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gibbs_step_keeps_the_machines_distribution_and_mean_field_does_not(seed):
+    exercise = find("gibbs_step")
+    (mean_field,) = [wrong for wrong, hint in exercise.wrong if "pass on the probabilities" in hint]
+    after, p = frequencies_after(exercise.reference, seed)
+    torch.testing.assert_close(after, p, atol=0.005, rtol=0)  # four standard deviations
+    after, p = frequencies_after(mean_field, seed)
+    assert (after - p).abs().max() > 0.02
+
+
+def test_no_unit_of_the_gibbs_inputs_is_decided_by_rounding():
+    for v, W, b, c, u_h, u_v in find("gibbs_step").draw_inputs():
+        p_h = (c + v @ W).sigmoid()
+        p_v = (b + (u_h < p_h).float() @ W.T).sigmoid()
+        assert min((u_h - p_h).abs().min(), (u_v - p_v).abs().min()) > 1e-6
+
+
+def test_rbm_gradient_with_the_models_own_states_is_that_of_the_likelihood():
+    W, b, c, every_v, p = small_machine(0)
+    data, W = every_v[[1, 1, 6]], W.requires_grad_()
+    free_energy = find("free_energy").reference
+    log_z = (-free_energy(every_v, W, b, c)).logsumexp(0)
+    (truth,) = torch.autograd.grad((-free_energy(data, W, b, c) - log_z).mean(), W)
+    negatives = every_v[torch.multinomial(p, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))]
+    estimate = find("rbm_gradient").reference(data, negatives, W.detach(), c)
+    torch.testing.assert_close(estimate, truth, atol=0.005, rtol=0)
+
+
+def variance_of_chains(step, temperature, step_size=0.1, n=50_000):
+    """Of long Langevin chains in the energy x²/2, all taking `step`."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(n)
+    for _ in range(100):
+        x = step(x, -x, step_size, temperature, torch.randn(n, generator=generator))
+    return x.var().item()
+
+
+def test_langevin_runs_at_the_temperature_asked_and_the_wrong_ones_as_their_hints_say():
+    exercise, slack = find("langevin_step"), 1 / (1 - 0.1 / 2)  # of a step of 0.1, exact: T / (1 − η/2)
+    assert variance_of_chains(exercise.reference, 0.5) == pytest.approx(0.5 * slack, rel=0.03)
+    claims = {"gives T": 0.5, "half of what is asked": 0.25, "twice as hot": 1.0, "always runs at T = 1.": 1.0}
+    for words, variance in claims.items():
+        wrong = next(wrong for wrong, hint in exercise.wrong if words in plain(hint))
+        assert variance_of_chains(wrong, 0.5) == pytest.approx(variance * slack, rel=0.05), words
+    for sigma, step_size in [(0.2, 0.02), (0.5, 0.1)]:
+        T = find("langevin_temperature").reference(sigma, step_size)
+        x, zero = torch.zeros(3), torch.zeros(3)
+        noise = exercise.reference(x, zero, step_size, T, torch.ones(3))
+        torch.testing.assert_close(noise, torch.full((3,), sigma))
+
+
+def test_denoising_and_contrast_have_the_values_that_they_promise():
+    eps, p = torch.randn(3, 1, 4, 4), torch.randn(6)
+    torch.testing.assert_close(find("denoising_loss").reference(-eps / 0.3, eps, 0.3), torch.zeros(3))
+    torch.testing.assert_close(find("nce_loss").reference(p, p, p, p), torch.tensor(2 * math.log(2)))
+
+
+def mean_square_after(log_ratio, steps=30, step_size=0.3, n=20_000):
+    """Of Metropolis-adjusted chains with E = x⁴/4 that begin as draws from p; and the exact one."""
+    generator = torch.Generator().manual_seed(0)
+    grid = torch.linspace(-4, 4, 2001)
+    p = (-(grid**4) / 4).softmax(0)
+    x = grid[torch.multinomial(p, n, replacement=True, generator=generator)]
+    for _ in range(steps):
+        x_new = x - step_size * x**3 + math.sqrt(2 * step_size) * torch.randn(n, generator=generator)
+        ratio = log_ratio(x, x_new, x**4 / 4, x_new**4 / 4, -(x**3), -(x_new**3), step_size)
+        x = torch.where(torch.rand(n, generator=generator).log() < ratio, x_new, x)
+    return x.square().mean().item(), (p * grid**2).sum().item()
+
+
+def test_chains_accepted_by_the_mala_ratio_keep_p_and_those_without_proposals_do_not():
+    exercise = find("mala_log_ratio")
+    (without_proposals,) = [wrong for wrong, hint in exercise.wrong if "densities are left out:" in hint]
+    found, exact = mean_square_after(exercise.reference)
+    assert found == pytest.approx(exact, abs=0.02)
+    found, exact = mean_square_after(without_proposals)
+    assert abs(found - exact) > 0.05
+
+
+def test_gradient_with_the_models_own_chains_is_that_of_the_likelihood_and_not_through_the_chain():
+    theta, step_size, generator = torch.tensor(2.0), 0.1, torch.Generator().manual_seed(0)
+    chains, eps = torch.randn(200_000, generator=generator) / theta.sqrt(), torch.randn(200_000, generator=generator)
+    x = torch.tensor([0.5, -1.0])
+    truth = x.square().mean() / 2 - 1 / (2 * theta)  # of −log p = theta x²/2 − ½ log theta + const
+    exercise = find("loss_gradient")
+    kept = next(wrong for wrong, hint in exercise.wrong if "End its graph" in hint)
+    arguments = theta, x, chains, step_size, eps
+    assert abs(exercise.reference(*arguments) - truth) < 0.015  # 0.01 is the error of a step of this size
+    assert abs(kept(*arguments) - truth) > 0.05
+
+
+def test_composed_energy_is_that_of_both_conditions():
+    p_x, p_a, p_b = torch.rand(5).softmax(0), torch.rand(5), torch.rand(5)  # p(x), p(a | x), p(b | x)
+    energies = [-(p_a * p_x).log() + 1, -(p_b * p_x).log() - 2, -p_x.log() + 3]  # each with a zero of its own
+    found = (-find("composed_energy").reference(*energies)).softmax(0)
+    torch.testing.assert_close(found, p_a * p_b * p_x / (p_a * p_b * p_x).sum())
 
 
 # ---- known wrong answers -------------------------------------------------------------------------------------------
@@ -334,7 +569,99 @@ def minus_one_hot(logits, labels):
     return gradient
 
 
+def normalised_naively(weights):
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def gibbs_without_the_draw_of_h(v, W, b, c, u_h, u_v):
+    p_h = torch.sigmoid(v @ W + c)
+    p_v = torch.sigmoid(p_h @ W.t() + b)
+    return torch.where(u_v < p_v, 1.0, 0.0)
+
+
+def gibbs_upside_down(v, W, b, c, u_h, u_v):
+    h = torch.where(u_h < torch.sigmoid(v @ W + c), 0.0, 1.0)
+    return torch.where(u_v < torch.sigmoid(h @ W.T + b), 0.0, 1.0)
+
+
+def gibbs_by_rounding(v, W, b, c, u_h, u_v):
+    h = torch.sigmoid(v @ W + c).round()
+    return torch.sigmoid(h @ W.T + b).round()
+
+
+def rbm_gradient_of_the_loss(v, v_negative, W, c):
+    return -rbm_gradient_by_autograd(v, v_negative, W, c)
+
+
+def euler_maruyama(x, score, step_size, temperature, eps):
+    return x + 0.5 * step_size * score + step_size**0.5 * temperature**0.5 * eps
+
+
+loss_gradient_through_the_chain = partial(loss_gradient_by_autograd, end=lambda x: x)
+
+
+def metropolis(x, x_new, energy, energy_new, score, score_new, step_size):
+    return torch.log(torch.exp(-energy_new) / torch.exp(-energy))
+
+
 SEEN = [
+    ("boltzmann_probabilities", lambda e, t: np.exp(-e.numpy() / t), "Z is missing"),
+    ("boltzmann_probabilities", lambda e, t: F.softmax(e / t, -1), "Low energy means probable"),
+    ("boltzmann_probabilities", lambda e, t: F.softmax(-e * t, -1), "You multiply by T"),
+    ("boltzmann_probabilities", lambda e, t: F.softmax(-e / t, 0), "over the first dimension"),
+    ("boltzmann_probabilities", lambda e, t: normalised_naively(torch.exp(-e.double() / t)), "lowest energy first"),
+    ("free_energy", lambda v, W, b, c: v @ b + F.softplus(v @ W + c).sum(1), "Both signs"),
+    ("free_energy", lambda v, W, b, c: -v @ b - torch.log(1 + torch.exp(v @ W + c)).sum(1), "exp(a) overflows"),
+    (
+        "free_energy",
+        lambda v, W, b, c: -v @ b - torch.log1p(torch.exp((v @ W + c).double())).sum(1),
+        "exp(a) overflows",
+    ),
+    ("free_energy", lambda v, W, b, c: -v @ b - (torch.sigmoid(v @ W + c) * (v @ W + c)).sum(1), "entropy"),
+    ("free_energy", lambda v, W, b, c: -v @ b - (v @ W + c).sum(1), "Off is a state"),
+    ("free_energy", lambda v, W, b, c: (-v @ b - F.softplus(v @ W + c).sum(1)).sum(), "over the batch too"),
+    ("gibbs_step", gibbs_without_the_draw_of_h, "mean field"),
+    ("gibbs_step", gibbs_by_rounding, "cut probabilities at ½"),
+    ("gibbs_step", lambda v, W, b, c, u_h, u_v: gibbs_in_numpy(v, W, b, c, 1 - u_h, 1 - u_v), "above 1 − p"),
+    ("gibbs_step", gibbs_upside_down, "u is above p, which"),
+    ("gibbs_step", lambda v, W, b, c, u_h, u_v: gibbs_in_numpy(v, -W, -b, -c, u_h, u_v), "energy's sign is turned"),
+    ("rbm_gradient", rbm_gradient_of_the_loss, "gradient of the loss"),
+    ("rbm_gradient", lambda *a: rbm_gradient_in_a_loop(*a).T, "Rows and columns are exchanged"),
+    ("rbm_gradient", lambda v, n, W, c: rbm_gradient_in_a_loop(v, n, W, 0 * c), "c does not appear"),
+    ("ais_log_z", lambda w, base: w.mean() + base, "Jensen"),
+    ("ais_log_z", lambda w, base: torch.log(torch.mean(torch.exp(w.double()))) + base, "overflows or underflows"),
+    ("ais_log_z", lambda w, base: np.log(np.exp(base) * np.exp(w.numpy()).mean()), "overflows or underflows"),
+    ("ais_log_z", lambda w, base: torch.logsumexp(w, 0) + base, "without dividing by n"),
+    ("langevin_step", euler_maruyama, "half a step"),
+    ("langevin_step", lambda x, s, eta, T, eps: x - eta * s + (2 * eta * T) ** 0.5 * eps, "towards high energy"),
+    ("langevin_step", lambda x, s, eta, T, eps: x + eta * s, "no noise"),
+    ("langevin_step", lambda x, s, eta, T, eps: x + eta * s / T + np.sqrt(2 * eta) * eps, "divide the score by T"),
+    ("langevin_temperature", lambda sigma, eta: sigma / (2 * eta), "not squared"),
+    ("langevin_temperature", lambda sigma, eta: (2 * eta) / (sigma * sigma), "Upside down"),
+    ("contrastive_loss", lambda data, model: model.mean() - data.mean(), "E for −E"),
+    ("contrastive_loss", lambda data, model: abs(data.mean() - model.mean()), "absolute value"),
+    ("loss_gradient", loss_gradient_through_the_chain, "End its graph"),
+    ("loss_gradient", lambda *a: -loss_gradient_by_autograd(*a), "improbable"),
+    ("loss_gradient", lambda t, x, *a: loss_gradient_by_autograd(t, x, *a[:2], 0 * a[2]), "no noise"),
+    ("denoising_loss", lambda s, eps, sigma: 0.5 * ((sigma * s - eps) ** 2).flatten(1).sum(1), "sign of eps"),
+    ("denoising_loss", lambda s, eps, sigma: 0.5 * ((s + eps / sigma) ** 2).flatten(1).sum(1), "without the factor σ²"),
+    ("denoising_loss", lambda s, eps, sigma: F.mse_loss(sigma * s, -eps), "shape"),
+    (
+        "nce_loss",
+        lambda p, q, pn, qn: -torch.log(torch.sigmoid(p - q)).mean() + F.softplus(pn - qn).mean(),
+        "rounds to 0",
+    ),
+    ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(p, q, pn, qn) / 2, "average over both sides"),
+    ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(q, p, qn, pn), "labels are exchanged"),
+    (
+        "nce_loss",
+        lambda p, q, pn, qn: nce_loss_of_one_classifier(p, 0 * q, pn, 0 * qn),
+        "noise density does not appear",
+    ),
+    ("mala_log_ratio", metropolis, "symmetric proposals"),
+    ("mala_log_ratio", lambda *a: -mala_log_ratio_by_distributions(*a), "upside down"),
+    ("composed_energy", lambda a, b, both: a + b, "counts p(x) twice"),
+    ("composed_energy", lambda a, b, both: -torch.stack([-a, -b]).logsumexp(0), "mixture"),
     ("hmm_log_prob", hmm_along_the_row, "Each row of the transition sums to 1"),
     ("hmm_log_prob", hmm_adding_along_the_columns, "alpha[:, None]"),
     ("hmm_log_prob", hmm_multiplying_logs, "`@` multiplies and adds"),
@@ -404,6 +731,15 @@ def test_mistake_is_recognised_as_a_learner_writes_it(name, answer, words):
     verdict = judge(name, answer)
     assert verdict.status == "wrong"
     assert words in plain(verdict.message)
+
+
+def test_noise_of_ones_own_is_noticed():
+    def langevin_step(x, score, step_size, temperature, eps):
+        return x + step_size * score + math.sqrt(2 * step_size * temperature) * torch.randn_like(x)
+
+    verdict = judge("langevin_step", langevin_step)
+    assert verdict.status == "wrong"
+    assert "random numbers" in verdict.message
 
 
 # ---- not attempted -------------------------------------------------------------------------------------------------
@@ -553,6 +889,11 @@ def test_value_exercises_explain_too():
 
 
 VALUES_SEEN = [
+    ("persistent_start", "Data", "That is contrastive divergence"),
+    ("persistent_start", "noise", "never arrive"),
+    ("log_z_terms", 65536, "The exponent k was asked"),
+    ("log_z_terms", 64, "try the other way"),
+    ("log_z_terms", 80, "need not be enumerated"),
     ("binary_table_size", 28 * 28, "784 is the number of pixels"),
     ("binary_table_size", 2**784, "the number itself"),
     ("binary_table_size", 10**236, "the number itself"),

@@ -10,12 +10,18 @@ import inspect
 import textwrap
 from difflib import get_close_matches
 
-from dgm_lib.exercises import engine, start_here, what_is_a_generative_model
+from dgm_lib.exercises import (
+    boltzmann_machines,
+    deep_energy_models,
+    engine,
+    start_here,
+    what_is_a_generative_model,
+)
 from dgm_lib.exercises.engine import Exercise, Verdict
 
 __all__ = ["NOTEBOOKS", "Exercise", "Verdict", "check", "find", "hint", "judge", "solution"]
 
-NOTEBOOKS = (start_here, what_is_a_generative_model)
+NOTEBOOKS = (start_here, what_is_a_generative_model, boltzmann_machines, deep_energy_models)
 WIDTH = 110
 
 

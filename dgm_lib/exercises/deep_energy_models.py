@@ -1,0 +1,1060 @@
+"""Exercises of notebook 03: Langevin dynamics at a temperature, three ways to train an energy, adding energies.
+
+A step of Langevin dynamics is x ← x − η ∇E(x) + σ ε with T = σ² / 2η; η is called step_size, and the score is −∇E.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+from dgm_lib.exercises.engine import Exercise
+
+# ---- langevin_step -------------------------------------------------------------------------------------------------
+
+
+def langevin_step(x: Tensor, score: Tensor, step_size: float, temperature: float, eps: Tensor) -> Tensor:
+    # Uphill in log p by η · score, and noise whose variance is 2ηT: that makes the temperature σ²/2η equal to T.
+    return x + step_size * score + math.sqrt(2 * step_size * temperature) * eps
+
+
+def walks(generator: Generator) -> list[tuple[Tensor, Tensor, float, float, Tensor]]:
+    def draw(*shape: int, step_size: float, temperature: float = 1.0) -> tuple[Tensor, Tensor, float, float, Tensor]:
+        x, score, eps = (torch.randn(shape, generator=generator) for _ in range(3))
+        return x, 3 * score, step_size, temperature, eps
+
+    easy = torch.tensor([0.0, 2.0]), torch.tensor([5.0, -5.0])
+    return [
+        (*easy, 0.02, 1.0, torch.tensor([1.0, 2.0])),
+        (*easy, 0.02, 4.0, torch.tensor([1.0, 2.0])),
+        draw(5, 2, step_size=0.1),
+        draw(6, 2, step_size=0.1, temperature=0.25),
+        draw(3, 1, 4, 4, step_size=0.01, temperature=4.0),
+        draw(6, 3, step_size=2.0, temperature=0.5),
+        draw(1, 2, step_size=0.3, temperature=0.0),
+    ]
+
+
+def move(drift: Callable[[float, float], float], noise: Callable[[float, float], float]) -> Callable[..., Tensor]:
+    """x + drift(η, T) score + noise(η, T) ε."""
+    return lambda x, score, eta, T, eps: x + drift(eta, T) * score + noise(eta, T) * eps
+
+
+def right_drift(eta: float, T: float) -> float:
+    return eta
+
+
+def right_noise(eta: float, T: float) -> float:
+    return math.sqrt(2 * eta * T)
+
+
+def zero(eta: float, T: float) -> float:
+    return 0.0
+
+
+NOISE_WITHOUT_STEP = (
+    "The size of your noise does not depend on step_size. Over a time of 1 there are 1/η steps, whose noises add up by "
+    "their variances: each has to have a variance in proportion to η."
+)
+TEMPERATURE_SQUARED = (
+    "The temperature comes in twice, in the drift and in the noise. With the drift η · score, all of it belongs to the "
+    "noise: T = σ² / 2η."
+)
+
+LANGEVIN_STEP = Exercise(
+    reference=langevin_step,
+    statement="One step of Langevin dynamics from x, whose chains draw from p_T ∝ exp(−E/T): the drift is step_size "
+    "times the score −∇E(x), given with the shape of x; eps is standard normal noise of that shape, to be scaled and "
+    "added.",
+    nudge="x ← x − η ∇E(x) + σ ε runs at the temperature T = σ² / 2η. Solve this for σ. And which sign has the score?",
+    right="at T = 0 too, where it is plain descent. The smaller the step, the nearer the chains come to p_T.",
+    inputs=walks,
+    wrong=[
+        (
+            move(lambda eta, T: -eta, right_noise),
+            "You walk towards high energy: the sign of the drift is turned, E for −E. The score is −∇E already; it "
+            "points to where p is larger, and is added.",
+        ),
+        (
+            move(lambda eta, T: -eta, zero),
+            "Two slips: the sign of the drift is turned (the score is −∇E already), and there is no noise.",
+        ),
+        (
+            move(right_drift, zero),
+            "There is no noise in your step. All chains then slide into the nearest minimum of E and stay there: "
+            "that finds modes and draws nothing.",
+        ),
+        (
+            move(right_drift, lambda eta, T: math.sqrt(eta * T)),
+            "Your noise has the variance ηT, and the temperature is σ² / 2η: half of what is asked. Noise √η goes with "
+            "a step that is halved, (η/2) · score; with η · score the noise is larger.",
+        ),
+        (
+            move(right_drift, lambda eta, T: math.sqrt(eta)),
+            "Your noise √η goes with a step that is halved, (η/2) · score. With the drift η · score it gives "
+            "T = σ² / 2η = ½, whatever T is asked: solve that equation for σ.",
+        ),
+        (
+            move(lambda eta, T: eta / 2, right_noise),
+            "You halve the drift, and keep the noise of a whole step: the chains run twice as hot as asked. With "
+            "T = σ² / 2η the drift is η · score.",
+        ),
+        (
+            move(lambda eta, T: eta / 2, lambda eta, T: math.sqrt(eta * T)),
+            "The temperature is right, but this is half a step: the form (η/2) · score + √η ε, in which η means twice "
+            "as much. Here the drift is η · score.",
+        ),
+        (
+            move(lambda eta, T: eta / 2, lambda eta, T: math.sqrt(eta)),
+            "This is the form (η/2) · score + √η ε, in which η means twice as much, and it always runs at T = 1. Here "
+            "the drift is η · score, and T is given.",
+        ),
+        (
+            move(right_drift, lambda eta, T: 2 * eta * T),
+            "2ηT is the variance of the noise. eps is multiplied by the standard deviation, its root.",
+        ),
+        (
+            move(right_drift, lambda eta, T: math.sqrt(2 * eta) * T),
+            "T stands outside of the root. Noise that is T times as large has T² times the variance, and the variance "
+            "sets the temperature.",
+        ),
+        (
+            move(right_drift, lambda eta, T: math.sqrt(2 * eta)),
+            "The temperature does not appear in your step: it always runs at T = 1.",
+        ),
+        (
+            move(lambda eta, T: eta / T if T else 0.0, lambda eta, T: math.sqrt(2 * eta)),
+            "You divide the score by T and leave the noise as at T = 1. Chains draw from p_T like this, too, but with "
+            "another step, and T = 0 divides by 0. Here the drift is η · score, and T sets the noise.",
+        ),
+        (move(lambda eta, T: eta / T if T else 0.0, right_noise), TEMPERATURE_SQUARED),
+        (move(lambda eta, T: eta * T, right_noise), TEMPERATURE_SQUARED),
+        (
+            move(right_drift, lambda eta, T: math.sqrt(2 * eta / T) if T else 0.0),
+            "You divide by T in the root, so that your chains grow colder when T rises. Solve T = σ² / 2η for σ.",
+        ),
+        (
+            move(right_drift, lambda eta, T: eta),
+            "Your noise is scaled by the step, as the drift is. Over many small steps noises add up by their "
+            "variances, so that much noise vanishes beside the drift: the standard deviation grows with the root of η.",
+        ),
+        (move(right_drift, lambda eta, T: 1.0), NOISE_WITHOUT_STEP),
+        (move(right_drift, lambda eta, T: math.sqrt(T)), NOISE_WITHOUT_STEP),
+        (move(right_drift, lambda eta, T: math.sqrt(2 * T)), NOISE_WITHOUT_STEP),
+        (
+            move(lambda eta, T: 1.0, right_noise),
+            "step_size does not appear in your drift: the chains jump by the whole score.",
+        ),
+        (
+            lambda x, score, eta, T, eps: langevin_step(x, score, eta, T, eps) - x,
+            "This is the change of x alone. The step returns where the chains are afterwards.",
+        ),
+        (
+            lambda x, score, eta, T, eps: langevin_step(x, score, eta, T, -eps),
+            "You subtract the noise. Its law is the same, but eps is given here, to be added, so that the numbers can "
+            "be compared.",
+        ),
+    ],
+)
+
+# ---- langevin_temperature ------------------------------------------------------------------------------------------
+
+
+def langevin_temperature(sigma: float, step_size: float) -> float:
+    # The chains draw from exp(−E/T) / Z where σ² = 2ηT.
+    return sigma**2 / (2 * step_size)
+
+
+def settings(generator: Generator) -> list[tuple[float, float]]:
+    return [(0.2, 0.02), (1.0, 0.25), (0.1, 0.5), (2.0, 1.0), (0.005, 10.0), (0.01, 10.0), (3.0, 0.1), (0.0, 1.0)]
+
+
+LANGEVIN_TEMPERATURE = Exercise(
+    reference=langevin_temperature,
+    statement="The temperature T of Langevin dynamics x ← x − η ∇E(x) + σ ε, from sigma and η = step_size, both "
+    "numbers.",
+    nudge="At T = 1 the noise is σ = √(2η). Noise of twice the size heats how much: what doubles with T, σ or σ²?",
+    right="the common recipe of step 10 and noise 0.005 among them, which is T ≈ 10⁻⁶. That is descent, with a little "
+    "noise.",
+    inputs=settings,
+    atol=1e-12,
+    wrong=[
+        (
+            lambda sigma, step_size: sigma / (2 * step_size),
+            "sigma is not squared. Noise is counted by its variance: twice the sigma is four times the temperature.",
+        ),
+        (
+            lambda sigma, step_size: sigma**2 / step_size,
+            "Twice too hot. With the drift η ∇E, and not (η/2) ∇E, σ = √η gives T = ½: the step is not halved here.",
+        ),
+        (
+            lambda sigma, step_size: 2 * step_size / sigma**2 if sigma else math.inf,
+            "Upside down: this is 1/T, which is β in physics. More noise is hotter.",
+        ),
+        (
+            lambda sigma, step_size: sigma**2 / 2 * step_size,
+            "`sigma**2 / 2 * step_size` divides by 2 and then multiplies by the step. Brackets: the step belongs to "
+            "the denominator.",
+        ),
+        (
+            lambda sigma, step_size: sigma / math.sqrt(2 * step_size),
+            "This is √T, the noise in units of that at T = 1. The temperature is its square.",
+        ),
+        (
+            lambda sigma, step_size: math.sqrt(2 * step_size * sigma),
+            "This is √(2ηT) with sigma in the place of T: how σ is found from a T. Here σ is known; solve for T.",
+        ),
+        (
+            lambda sigma, step_size: sigma**2 / (4 * step_size),
+            "Half of what it is. The variance is σ² = 2ηT; the 4 of a Gaussian's exponent, |x|²/4η, comes from 2 · 2η.",
+        ),
+        (
+            lambda sigma, step_size: (sigma / (2 * step_size)) ** 2,
+            "You square the denominator as well. The noise counts by its variance, σ²; the step counts by itself.",
+        ),
+        (
+            lambda sigma, step_size: sigma**2 / (2 * step_size**2),
+            "The step stands squared. One step drifts by η and adds the variance σ²: T is their ratio, but for a 2.",
+        ),
+        (
+            lambda sigma, step_size: sigma**2 / 2,
+            "step_size does not appear in your answer. The same noise is hotter beside a small drift.",
+        ),
+        (
+            lambda sigma, step_size: 2 * sigma**2 / step_size,
+            "The 2 is on the wrong side: σ² = 2ηT, solved for T.",
+        ),
+    ],
+)
+
+# ---- contrastive_loss ----------------------------------------------------------------------------------------------
+
+
+def contrastive_loss(energy_data: Tensor, energy_model: Tensor) -> Tensor:
+    # −log p(x) = E(x) + log Z, and the derivative of log Z is a mean of −∇E over the model: E(data) down, E(model) up.
+    return energy_data.mean() - energy_model.mean()
+
+
+def batches_of_energies(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    def draw(n_data: int, n_model: int, scale: float = 1.0, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+        data, model = (scale * torch.randn(n, generator=generator) for n in (n_data, n_model))
+        return data + shift, model + shift
+
+    return [
+        (torch.tensor([1.0, 3.0]), torch.tensor([2.0, 7.0])),
+        (torch.tensor([2.0, 5.0]), torch.tensor([-1.0, 1.0])),
+        draw(4, 4),
+        draw(3, 8),
+        draw(16, 5, scale=5.0),
+        draw(1, 1),
+        draw(6, 4, shift=-20.0),
+        draw(5, 9, scale=200.0),
+    ]
+
+
+LOG_Z_OF_CHAINS = (
+    "You put −log Σ exp(−E) of the chains in the place of their mean, as if they were states to sum over, each with a "
+    "weight. Chains are draws from p already, each counts the same: the derivative of log Z is their plain mean."
+)
+BOUNDED = (
+    "You put a bound on the difference. The derivative of log Z is a plain mean over the model's draws: where it "
+    "flattens, the likelihood's gradient is lost."
+)
+
+CONTRASTIVE_LOSS = Exercise(
+    reference=contrastive_loss,
+    statement="The scalar whose gradient is that of the mean −log p(x): from the energies (B,) of the data and (M,) of "
+    "draws from the model, at T = 1.",
+    nudge="Training should make the data probable. Whose energy does it lower, then, and whose does it raise?",
+    right="with more and with fewer chains than data. Its gradient is the likelihood's; its value is not −log p, and "
+    "near 0 means only that data and chains look alike.",
+    inputs=batches_of_energies,
+    atol=1e-4,  # differences of means of hundreds, in float32
+    wrong=[
+        (
+            lambda data, model: model.mean() - data.mean(),
+            "The sign is turned: minimising this raises the energy of the data, so they become improbable (E for −E). "
+            "A loss goes down; what should go down with it?",
+        ),
+        (
+            lambda data, model: data.sum() - model.sum(),
+            "These are sums. With other numbers of data and chains the two sides no longer balance: each is a mean "
+            "over its own number.",
+        ),
+        (
+            lambda data, model: (data.sum() - model.sum()) / len(data),
+            "You divide both sums by the size of the data. There are M chains: their side is a mean of its own.",
+        ),
+        (
+            lambda data, model: (data.mean() - model.mean()).abs(),
+            "You take the absolute value. Where the data already have less energy than the chains, that drives them "
+            "apart in the wrong direction: this loss may be negative.",
+        ),
+        (
+            lambda data, model: (data - model).abs().mean(),
+            "You take absolute differences of pairs. Data and chains are not paired, and the loss may be negative: a "
+            "mean of each.",
+        ),
+        (
+            lambda data, model: (data.mean() - model.mean()).square(),
+            "You square the difference. That asks for equal energies, also where the data should have less; the "
+            "likelihood's gradient is that of the difference itself.",
+        ),
+        (
+            lambda data, model: data.mean() + model.mean(),
+            "You add the energies. Lowering all of them changes no probability: what the data gain, the model's draws "
+            "have to lose.",
+        ),
+        (
+            lambda data, model: data.mean(),
+            "The model's draws do not appear. Then E falls everywhere without end: log Z would rise with it, and the "
+            "draws stand for its derivative.",
+        ),
+        (lambda data, model: -model.mean(), "The data do not appear in your loss: it only pushes the draws away."),
+        (
+            lambda data, model: (data.mean() - model.mean()) / 2,
+            "You halve it, as a mean over both sides. E(data) and log Z each count whole in −log p.",
+        ),
+        (lambda data, model: data.mean() + (-model).logsumexp(0), LOG_Z_OF_CHAINS),
+        (lambda data, model: data.mean() + (-model).logsumexp(0) - math.log(len(model)), LOG_Z_OF_CHAINS),
+        (lambda data, model: data.mean() + (-model).exp().sum().log(), LOG_Z_OF_CHAINS),
+        (lambda data, model: data.mean() + (-model).exp().mean().log(), LOG_Z_OF_CHAINS),
+        (lambda data, model: softplus(data.mean() - model.mean()), BOUNDED),
+        (lambda data, model: (1 + data.mean() - model.mean()).relu(), BOUNDED),
+        (lambda data, model: (data.mean() - model.mean()).relu(), BOUNDED),
+        (lambda data, model: (data.mean() - model.mean()).sigmoid(), BOUNDED),
+        (
+            lambda data, model: softplus(data).mean() + softplus(-model).mean(),
+            "This is the cross-entropy of a classifier of data against draws, with −E as its logit. It trains a "
+            "critic; the likelihood has the energies themselves.",
+        ),
+        (
+            lambda data, model: (-data).exp().mean() - (-model).exp().mean(),
+            "You take exp(−E) first. In −log p(x) = E(x) + log Z the energy stands by itself.",
+        ),
+    ],
+)
+
+# ---- loss_gradient -------------------------------------------------------------------------------------------------
+
+
+def loss_gradient(theta: Tensor, x: Tensor, chains: Tensor, step_size: float, eps: Tensor) -> Tensor:
+    # ∇E(x) = θx moves the chains. ∂E/∂θ = x²/2 at fixed x: x⁻ is treated as data, whatever θ has done to it (detach).
+    x_negative = chains - step_size * theta * chains + math.sqrt(2 * step_size) * eps  # (n,)
+    return x.square().mean() / 2 - x_negative.square().mean() / 2
+
+
+def springs(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, float, Tensor]]:
+    def draw(n_data: int, n_chains: int, step_size: float) -> tuple[Tensor, Tensor, Tensor, float, Tensor]:
+        theta = 0.5 + 3 * torch.rand((), generator=generator)
+        x, chains, eps = (2 * torch.randn(n, generator=generator) for n in (n_data, n_chains, n_chains))
+        return theta, x, chains, step_size, eps / 2
+
+    easy = torch.tensor(0.5), torch.tensor([0.0, 2.0]), torch.tensor([1.0, -2.0]), 0.02, torch.tensor([1.0, 0.0])
+    return [easy, draw(4, 4, 0.1), draw(3, 8, 0.05), draw(10, 2, 0.2), draw(64, 100, 0.01)]
+
+
+Spring = Callable[[Tensor, Tensor, float, Tensor], Tensor]
+
+
+def negatives(theta: Tensor, chains: Tensor, step_size: float, eps: Tensor) -> Tensor:
+    return chains - step_size * theta * chains + math.sqrt(2 * step_size) * eps
+
+
+def with_negatives(draw: Spring) -> Callable[..., Tensor]:
+    return lambda theta, x, *rest: x.square().mean() / 2 - draw(theta, *rest).square().mean() / 2
+
+
+def through_the_chain(theta: Tensor, x: Tensor, chains: Tensor, step_size: float, eps: Tensor) -> Tensor:
+    """What ∂x⁻/∂θ = −η chains adds to the derivative of E(x⁻)."""
+    return -(theta * negatives(theta, chains, step_size, eps) * step_size * chains).mean()
+
+
+LOSS_GRADIENT = Exercise(
+    reference=loss_gradient,
+    statement="The energy E(x) = theta x²/2 has one parameter. chains (n,) take one Langevin step at T = 1, with "
+    "step_size and the given noise eps (n,), and become the negatives x⁻. The derivative by theta of the maximum "
+    "likelihood loss, mean E(x) − mean E(x⁻), for data x (B,): a scalar.",
+    nudge="The loss stands for −log p, where x⁻ is any draw from p. Does a change of theta move x⁻ there, or does it "
+    "only change the energy at x⁻? By autograd: where does the graph have to end?",
+    right="with more and with fewer chains than data. The chains are treated as data: no gradient through their steps.",
+    inputs=springs,
+    wrong=[
+        (
+            lambda *a: loss_gradient(*a) - through_the_chain(*a),
+            "You differentiate through the chain: x⁻ depends on theta, and that added a term. −log p has no such term "
+            "(and over a hundred steps it would hold a hundred graphs): x⁻ is a draw. End its graph with `detach`.",
+        ),
+        (
+            lambda *a: -loss_gradient(*a),
+            "The sign is turned: this is the gradient of the likelihood, not of its loss (or of E for −E). An "
+            "optimiser would make the data improbable.",
+        ),
+        (
+            lambda theta, *rest: theta * loss_gradient(theta, *rest),
+            "This is the loss, {yours}: the energies still hold theta. Its derivative by theta is asked.",
+        ),
+        (
+            lambda *a: 2 * loss_gradient(*a),
+            "The ½ of the energy is lost: the derivative of theta x²/2 by theta is x²/2.",
+        ),
+        (
+            lambda theta, x, chains, step_size, eps: (
+                theta * (x.mean() - negatives(theta, chains, step_size, eps).mean())
+            ),
+            "You differentiate by x: theta · x is the gradient that moves the chains. The one that trains is by theta, "
+            "at fixed x.",
+        ),
+        (
+            with_negatives(lambda theta, chains, step_size, eps: chains),
+            "Your chains have not moved: x⁻ is where they are after the Langevin step.",
+        ),
+        (
+            with_negatives(lambda theta, chains, step_size, eps: chains - step_size * theta * chains),
+            "There is no noise in your Langevin step: the chains slide towards the minimum at 0, and their x² is too "
+            "small.",
+        ),
+        (
+            with_negatives(lambda theta, chains, step_size, eps: negatives(-theta, chains, step_size, eps)),
+            "Your chains climb: the sign of their drift is turned, E for −E. They go down the energy, −η theta x.",
+        ),
+        (
+            with_negatives(
+                lambda theta, chains, step_size, eps: negatives(theta, chains, step_size, eps / math.sqrt(2))
+            ),
+            "The noise of your step is √η, that of a step which is halved: with the drift η ∇E it gives T = ½. At "
+            "T = 1, σ² / 2η = 1.",
+        ),
+        (
+            with_negatives(
+                lambda theta, chains, step_size, eps: negatives(
+                    theta, chains, step_size, eps * math.sqrt(2 * step_size)
+                )
+            ),
+            "Your noise is 2η ε: that is its variance. eps is multiplied by the standard deviation, its root.",
+        ),
+        (
+            with_negatives(
+                lambda theta, chains, step_size, eps: chains + math.sqrt(2 * step_size) * eps - step_size * chains
+            ),
+            "theta is missing in the drift of the chains: ∇E(x) = theta x.",
+        ),
+        (
+            lambda theta, x, chains, step_size, eps: (
+                x.square().mean() / 2 - negatives(theta, x, step_size, eps).square().mean() / 2
+            ),
+            "Your chains start at the data. They go on from where they are, in `chains`.",
+        ),
+        (
+            lambda theta, x, chains, step_size, eps: x.square().mean() / 2,
+            "This is the data's side alone: the negatives do not appear.",
+        ),
+        (
+            lambda theta, x, chains, step_size, eps: -negatives(theta, chains, step_size, eps).square().mean() / 2,
+            "This is the negatives' side alone: the data do not appear.",
+        ),
+        (
+            lambda theta, x, chains, step_size, eps: (
+                x.square().mean() / 2 + negatives(theta, chains, step_size, eps).square().mean() / 2
+            ),
+            "You add the two sides. The loss is E(x) − E(x⁻): what the data gain, the negatives have to lose.",
+        ),
+        (
+            lambda theta, x, chains, step_size, eps: (
+                x.square().sum() / 2 - negatives(theta, chains, step_size, eps).square().sum() / 2
+            ),
+            "These are sums. Each side is a mean over its own number of examples.",
+        ),
+    ],
+)
+
+# ---- denoising_loss ------------------------------------------------------------------------------------------------
+
+
+def denoising_loss(score: Tensor, eps: Tensor, sigma: float) -> Tensor:
+    # The score of N(x̃; x, σ²) at x̃ = x + σε is −ε/σ: the difference s + ε/σ, times σ, squared, summed over an example.
+    return (sigma * score + eps).square().flatten(start_dim=1).sum(dim=1) / 2
+
+
+def noisy_examples(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
+    def draw(*shape: int, sigma: float) -> tuple[Tensor, Tensor, float]:
+        eps = torch.randn(shape, generator=generator)
+        return (torch.randn(shape, generator=generator) - eps) / sigma, eps, sigma
+
+    return [
+        (torch.tensor([[2.0, -4.0], [0.0, 6.0]]), torch.tensor([[1.0, 1.0], [0.0, -1.0]]), 0.5),
+        draw(4, 4, sigma=0.3),
+        draw(5, 2, sigma=2.0),
+        draw(3, 1, 4, 4, sigma=0.1),
+        draw(1, 3, sigma=1.0),
+        (torch.tensor([[-2.0, 4.0], [0.0, 2.0]]), torch.tensor([[1.0, -2.0], [0.0, -1.0]]), 0.5),  # the exact score
+    ]
+
+
+def half_square(difference: Tensor) -> Tensor:
+    return difference.square().flatten(1).sum(1) / 2
+
+
+DENOISING_LOSS = Exercise(
+    reference=denoising_loss,
+    statement="From the model's scores s at x̃ = x + σε, of shape (B, …), the noise eps of that shape and the number "
+    "sigma: ½ σ² times the squared distance of s from the score of N(x̃; x, σ² I), one value per example, (B,).",
+    nudge="log N(x̃; x, σ² I) = −|x̃ − x|² / 2σ² + const. Differentiate it by x̃, and put in x̃ − x = σε.",
+    right="images included. It is 0 for s = −ε/σ, which no function of x̃ can know: the best one is the mean of −ε/σ "
+    "given x̃, the score of the blurred data.",
+    inputs=noisy_examples,
+    wrong=[
+        (
+            lambda score, eps, sigma: half_square(sigma * score - eps),
+            "The sign of eps is turned: your score would point along the noise, away from the data. It has to point "
+            "back, to where x̃ is more probable.",
+        ),
+        (
+            lambda score, eps, sigma: half_square(score + eps),
+            "sigma does not appear. The smaller the noise, the steeper its density, and the larger its score: "
+            "differentiate log N by x̃, and see what is left of sigma.",
+        ),
+        (
+            lambda score, eps, sigma: half_square(score + eps / sigma),
+            "This is ½ ‖s + ε/σ‖², without the factor σ². Right, and the form of the first papers, but its size runs "
+            "away as 1/σ²; with σ² it is comparable between noises.",
+        ),
+        (
+            lambda score, eps, sigma: half_square(score + eps / sigma**2),
+            "You divide eps by σ². The score is −(x̃ − x)/σ², and x̃ − x is σε: one σ cancels.",
+        ),
+        (
+            lambda score, eps, sigma: half_square(sigma * (score + eps / sigma**2)),
+            "You divide eps by σ². The score is −(x̃ − x)/σ², and x̃ − x is σε: one σ cancels.",
+        ),
+        (
+            lambda score, eps, sigma: half_square(sigma * (score + eps)),
+            "You compare s with −ε. The score of the noise is −(x̃ − x)/σ², and x̃ − x is σε: one σ is left over.",
+        ),
+        (
+            lambda score, eps, sigma: half_square(score + sigma * eps),
+            "You compare s with −σε, the way back to x. The score is that divided by σ².",
+        ),
+        (
+            lambda score, eps, sigma: half_square(sigma**2 * score + eps),
+            "sigma stands squared beside s. The factor σ² is outside of the square: inside, it is σ.",
+        ),
+        (
+            lambda score, eps, sigma: half_square(score / sigma + eps),
+            "You divide s by sigma. A score is 1/σ times as large as the noise, so s times σ is comparable with it.",
+        ),
+        (
+            lambda score, eps, sigma: sigma**2 * half_square(sigma * score + eps),
+            "The factor σ² comes twice: σs + ε holds it already.",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score + eps).square().flatten(1).mean(1),
+            "You average over the dimensions of the example, and leave out the ½. A squared distance is a sum.",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score + eps).square().flatten(1).mean(1) / 2,
+            "You average over the dimensions of the example. A squared distance is their sum; only the batch is "
+            "averaged, later.",
+        ),
+        (
+            lambda score, eps, sigma: 2 * half_square(sigma * score + eps),
+            "The ½ is missing. With it, the loss has the size of the negative log-density of a Gaussian.",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score + eps).flatten(1).norm(dim=1),
+            "This is the distance, and not its square: the best s would be a median of −ε/σ instead of its mean.",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score + eps).flatten(1).norm(dim=1) / 2,
+            "This is half of the distance, without the square: the best s would be a median of −ε/σ, not its mean.",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score + eps).abs().flatten(1).sum(1) / 2,
+            "You sum absolute values. The mean, which the score is, makes squares smallest; absolute values have the "
+            "median.",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score + eps).flatten(1).sum(1).square() / 2,
+            "You sum first and square then, so that errors of different sign cancel. Square each, then sum.",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score).square().flatten(1).sum(1) / 2,
+            "eps does not appear: this only asks for small scores.",
+        ),
+        (
+            lambda score, eps, sigma: half_square(sigma * score + eps).mean(),
+            "This is the mean over the batch. One value per example is asked, (B,).",
+        ),
+        (
+            lambda score, eps, sigma: half_square(sigma * score + eps).sum(),
+            "This is the sum over the batch. One value per example is asked, (B,).",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score + eps).square().sum(-1) / 2,
+            "You sum over the last dimension alone. An image has more of them: all but the first belong to the "
+            "example.",
+        ),
+        (
+            lambda score, eps, sigma: (sigma * score + eps).square().sum(1) / 2,
+            "You sum over dimension 1 alone. An image has more of them: all but the first belong to the example.",
+        ),
+    ],
+)
+
+# ---- nce_loss ------------------------------------------------------------------------------------------------------
+
+
+def nce_loss(log_p_data: Tensor, log_noise_data: Tensor, log_p_noise: Tensor, log_noise_noise: Tensor) -> Tensor:
+    # The log-odds that x is data are log p(x) − log p_noise(x). −log σ(a) = log(1 + exp(−a)) = softplus(−a).
+    loss_data = torch.nn.functional.softplus(log_noise_data - log_p_data).mean()
+    loss_noise = torch.nn.functional.softplus(log_p_noise - log_noise_noise).mean()
+    return loss_data + loss_noise
+
+
+def contrasts(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def draw(n: int, scale: float = 1.0, shift: float = -2.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return tuple(scale * torch.randn(n, generator=generator) + shift for _ in range(4))
+
+    easy = ([-1.0, -2.0], [-3.0, -2.0], [-5.0, -1.0], [-2.0, -2.0])
+    return [
+        tuple(map(torch.tensor, easy)),
+        draw(4),
+        draw(1),
+        draw(32, scale=3.0),
+        draw(10, shift=-1000.0),  # densities underflow in many dimensions; their ratio does not
+        draw(10, shift=300.0, scale=2.0),
+        draw(10, scale=1000.0),
+    ]
+
+
+Contrast = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def on_logits(loss: Callable[[Tensor, Tensor], Tensor]) -> Contrast:
+    """A loss of the log-odds that data, and noise, are data."""
+    return lambda p_data, noise_data, p_noise, noise_noise: loss(p_data - noise_data, p_noise - noise_noise)
+
+
+def two_sides(data: Tensor, noise: Tensor) -> Tensor:
+    return softplus(-data).mean() + softplus(noise).mean()
+
+
+def by_densities(p_data: Tensor, noise_data: Tensor, p_noise: Tensor, noise_noise: Tensor) -> Tensor:
+    data = p_data.exp() / (p_data.exp() + noise_data.exp())
+    noise = noise_noise.exp() / (p_noise.exp() + noise_noise.exp())
+    return -data.log().mean() - noise.log().mean()
+
+
+def by_ratio_of_densities(p_data: Tensor, noise_data: Tensor, p_noise: Tensor, noise_noise: Tensor) -> Tensor:
+    data, noise = p_data.exp() / noise_data.exp(), p_noise.exp() / noise_noise.exp()
+    return -(data / (1 + data)).log().mean() - (1 / (1 + noise)).log().mean()
+
+
+def by_sigmoid(data: Tensor, noise: Tensor) -> Tensor:
+    return -data.sigmoid().log().mean() - (1 - noise.sigmoid()).log().mean()
+
+
+def with_small_constant(small: float) -> Contrast:
+    return on_logits(
+        lambda data, noise: -(data.sigmoid() + small).log().mean() - (1 - noise.sigmoid() + small).log().mean()
+    )
+
+
+DENSITIES_UNDERFLOW = (
+    "Right while the densities are ordinary numbers; exp(−1000) is 0 in floats, and the ratio of two such densities "
+    "becomes {yours}. Their logarithms stay ordinary: subtract them, and stay with logarithms."
+)
+SIGMOID_UNDERFLOWS = (
+    "Right for moderate odds; where the classifier is sure and wrong, a sigmoid rounds to 0 or 1, or exp overflows, "
+    "and the loss becomes {yours}. log(1 + exp(a)) is about a there: `softplus` and `logsigmoid` know that."
+)
+ONE_NOISE_MISSING = (
+    "The noise density stands in one of the two logits only. Both sides ask the same classifier: log p − log p_noise, "
+    "at data and at noise alike."
+)
+
+NCE_LOSS = Exercise(
+    reference=nce_loss,
+    statement="Noise-contrastive estimation with as much noise as data: from log p of the model and log p_noise, at "
+    "data and at noise, (B,) each: the mean of −log P(data | x) over the data plus the mean of −log P(noise | x) over "
+    "the noise, in nats. log_noise_data is log p_noise at the data.",
+    nudge="By Bayes' rule P(data | x) = p / (p + p_noise). Divide by p: which function of log p − log p_noise is it?",
+    right="densities of e^−1000 included. For p = p_noise it is 2 log 2 = 1.386: nothing can be told apart. A p that "
+    "does not sum to 1 pays for it here, so log Z can be learnt.",
+    inputs=contrasts,
+    wrong=[
+        (
+            lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data, p_noise),
+            "The noise density does not appear: log p itself is your logit, as if p_noise were 1 everywhere. What "
+            "tells data from noise is the ratio p / p_noise.",
+        ),
+        (lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data - noise_data, p_noise), ONE_NOISE_MISSING),
+        (lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data, p_noise - noise_noise), ONE_NOISE_MISSING),
+        (
+            on_logits(lambda data, noise: softplus(data).mean() + softplus(-noise).mean()),
+            "The labels are exchanged (or the sign of the log-odds is turned): your loss is small where data look like "
+            "noise.",
+        ),
+        (
+            on_logits(lambda data, noise: softplus(-data).mean() + softplus(-noise).mean()),
+            "Both sides have the label data. The noise has the other: −log P(noise | x), and P(noise | x) is "
+            "1 − P(data | x).",
+        ),
+        (
+            on_logits(lambda data, noise: softplus(data).mean() + softplus(noise).mean()),
+            "Both sides have the label noise. The data have the other: −log P(data | x).",
+        ),
+        (
+            on_logits(lambda data, noise: softplus(-data).mean()),
+            "This is the data's side alone: a p that is large everywhere would win. The noise's side holds it down.",
+        ),
+        (
+            on_logits(lambda data, noise: softplus(noise).mean()),
+            "This is the noise's side alone: a p that is 0 everywhere would win. The data's side is missing.",
+        ),
+        (
+            on_logits(lambda data, noise: two_sides(data, noise) / 2),
+            "You average over both sides together, as a classifier's mean loss over 2B examples would. Here each "
+            "side's mean counts whole, and they add.",
+        ),
+        (
+            on_logits(lambda data, noise: softplus(-data).sum() + softplus(noise).sum()),
+            "These are sums over the batch. Each side is a mean.",
+        ),
+        (
+            on_logits(lambda data, noise: -two_sides(data, noise)),
+            "This is the mean log-likelihood of the labels, which should be large. The loss carries a minus.",
+        ),
+        (
+            on_logits(lambda data, noise: noise.mean() - data.mean()),
+            "You use the log-odds themselves, without the logistic function: that loss has no lower bound, and "
+            "examples that are told apart long since still pull. −log of a probability is asked.",
+        ),
+        (
+            on_logits(lambda data, noise: noise.sigmoid().mean() - data.sigmoid().mean()),
+            "You use the probabilities without a logarithm. A mistake made with certainty then costs hardly more than "
+            "a doubtful one: −log P is asked.",
+        ),
+        (
+            on_logits(lambda data, noise: (1 - data.sigmoid()).mean() + noise.sigmoid().mean()),
+            "These are the probabilities of a mistake. −log P of the right label is asked.",
+        ),
+        (
+            on_logits(lambda data, noise: two_sides(data.sigmoid(), noise.sigmoid())),
+            "The sigmoid is applied twice: probabilities were fed to a loss that expects logits.",
+        ),
+        (
+            lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data + noise_data, p_noise + noise_noise),
+            "You add the log-densities. The odds are the ratio p / p_noise: the logarithms are subtracted.",
+        ),
+        (
+            lambda p_data, noise_data, p_noise, noise_noise: -p_data.mean() - noise_noise.mean(),
+            "These are −log p of the data and −log p_noise of the noise. p is not normalised: it could grow without "
+            "end. By Bayes' rule each is divided by p + p_noise.",
+        ),
+        (
+            lambda p_data, noise_data, p_noise, noise_noise: two_sides(
+                p_data.exp() - noise_data.exp(), p_noise.exp() - noise_noise.exp()
+            ),
+            "Your logit is the difference of the densities. The odds are their ratio: the difference of their "
+            "logarithms.",
+        ),
+        (
+            on_logits(lambda data, noise: two_sides(data, noise) / math.log(2)),
+            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
+        ),
+        (by_densities, DENSITIES_UNDERFLOW),
+        (by_ratio_of_densities, DENSITIES_UNDERFLOW),
+        (on_logits(by_sigmoid), SIGMOID_UNDERFLOWS),
+        (
+            on_logits(lambda data, noise: -data.sigmoid().log().mean() - (-noise).sigmoid().log().mean()),
+            SIGMOID_UNDERFLOWS,
+        ),
+        (
+            on_logits(lambda data, noise: (1 + (-data).exp()).log().mean() + (1 + noise.exp()).log().mean()),
+            SIGMOID_UNDERFLOWS,
+        ),
+        *[
+            (
+                with_small_constant(small),
+                "On ordinary odds you are right, but a small constant inside the log puts a ceiling on the loss: a "
+                "confident mistake then has no gradient. `softplus` or `logsigmoid` need none.",
+            )
+            for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+        ],
+        (
+            on_logits(lambda data, noise: -logsigmoid(data).mean() - (1 - data.sigmoid()).log().mean()),
+            "Both sides are taken at the data. The second one is the noise's: log_p_noise − log_noise_noise.",
+        ),
+    ],
+)
+
+# ---- mala_log_ratio ------------------------------------------------------------------------------------------------
+
+
+def mala_log_ratio(
+    x: Tensor, x_new: Tensor, energy: Tensor, energy_new: Tensor, score: Tensor, score_new: Tensor, step_size: float
+) -> Tensor:
+    # log of p(x′) q(x | x′) / p(x) q(x′ | x), with the Langevin proposal q(x′ | x) = N(x′; x + η score, 2η).
+    there = -(x_new - x - step_size * score).square() / (4 * step_size)
+    back = -(x - x_new - step_size * score_new).square() / (4 * step_size)
+    return energy - energy_new + back - there
+
+
+def proposals(generator: Generator) -> list[tuple]:
+    def draw(n: int, step_size: float, temper: float = 1.0) -> tuple:
+        """A proposal from the energy x⁴/4: score −x³."""
+        x = temper * torch.randn(n, generator=generator)
+        x_new = x - step_size * x**3 + math.sqrt(2 * step_size) * torch.randn(n, generator=generator)
+        return x, x_new, x**4 / 4, x_new**4 / 4, -(x**3), -(x_new**3), step_size
+
+    x, x_new = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 2.0])
+    return [
+        (x, x_new, x.square() / 2, x_new.square() / 2, -x, -x_new, 0.25),  # E = x²/2
+        draw(9, 0.1),
+        draw(12, 0.5),
+        draw(20, 0.02),
+        draw(50, 0.2, temper=1.5),
+        (x, x, x, x, -x, -x, 0.1),  # a proposal that stays
+    ]
+
+
+def ratio(
+    energies: float = 1, back: float = 1, there: float = 1, variance: Callable[[float], float] = lambda eta: 2 * eta
+) -> Callable[..., Tensor]:
+    """The log ratio with other weights of its three parts, or another variance of the proposal."""
+
+    def log_ratio(x, x_new, energy, energy_new, score, score_new, eta):
+        forward = -(x_new - x - eta * score).square() / (2 * variance(eta))
+        backward = -(x - x_new - eta * score_new).square() / (2 * variance(eta))
+        return energies * (energy - energy_new) + back * backward - there * forward
+
+    return log_ratio
+
+
+def with_scores(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+    return lambda x, x_new, e, e_new, score, score_new, eta: mala_log_ratio(
+        x, x_new, e, e_new, *change(score, score_new), eta
+    )
+
+
+def of_distances(x, x_new, energy, energy_new, score, score_new, eta):
+    return energy - energy_new + ((x_new - x - eta * score).abs() - (x - x_new - eta * score_new).abs()) / (4 * eta)
+
+
+MALA_LOG_RATIO = Exercise(
+    reference=mala_log_ratio,
+    statement="Metropolis-adjusted Langevin on a line, T = 1: log of p(x′) q(x | x′) / p(x) q(x′ | x), (n,), for "
+    "chains at x with the proposals x_new = x′, drawn from q(x′ | x) = N(x′; x + step_size · score, 2 · step_size). "
+    "Energies and scores are given at x and at x_new, (n,) each.",
+    nudge="Four logarithms: log p at both ends (Z cancels), and two Gaussians of the same variance, one for the way "
+    "there and one for the way back. The mean of the way back starts at x′ with the score there.",
+    right="a proposal that stays included, where the ratio is 1. Accepted with probability min(1, ratio), the chains "
+    "have no error left that depends on the step.",
+    inputs=proposals,
+    wrong=[
+        (
+            ratio(back=0, there=0),
+            "The proposals' densities are left out: that is Metropolis' rule for symmetric proposals. A Langevin step "
+            "is not symmetric, it is easier downhill: q(x | x′) / q(x′ | x) corrects for it.",
+        ),
+        (
+            ratio(back=-1, there=-1),
+            "The proposals are exchanged: in the ratio, the way back q(x | x′) is on top, and the way there below.",
+        ),
+        (
+            ratio(energies=-1, back=-1, there=-1),
+            "The whole ratio stands upside down: moves towards low energy would be refused.",
+        ),
+        (
+            ratio(energies=-1),
+            "The energies have the wrong sign (E for −E): log p(x′) − log p(x) is E(x) − E(x′).",
+        ),
+        (
+            ratio(energies=-1, back=0, there=0),
+            "Two slips: the energies have the wrong sign (log p = −E − log Z), and the proposals' densities are left "
+            "out.",
+        ),
+        (ratio(energies=0), "The energies do not appear: p(x′) / p(x) is missing."),
+        (ratio(back=0), "The way back, q(x | x′), is missing."),
+        (ratio(there=0), "The way there, q(x′ | x), is missing."),
+        (
+            ratio(there=-1),
+            "You add the way there. It stands below the fraction line: its logarithm is subtracted.",
+        ),
+        (
+            ratio(variance=lambda eta: eta),
+            "Your proposal has the variance η. A Langevin step at T = 1 adds √(2η) ε, so its variance is 2η, and the "
+            "exponent's denominator twice that.",
+        ),
+        (
+            ratio(variance=lambda eta: eta / 2),
+            "The denominator of your exponents is η. A Gaussian's is twice its variance, and the variance of a "
+            "Langevin step is 2η.",
+        ),
+        (
+            ratio(variance=lambda eta: 4 * eta**2),
+            "You take 2η for the standard deviation of the proposal. It is the variance: do not square it again.",
+        ),
+        (
+            ratio(variance=lambda eta: 0.5),
+            "The squares are not divided by the variance of the proposal: step_size does not appear there.",
+        ),
+        (
+            ratio(variance=lambda eta: 2 * eta * 2),
+            "The denominator of your exponents is 8η. A Gaussian's is twice its variance, and the variance is 2η.",
+        ),
+        (
+            with_scores(lambda score, score_new: (score, score)),
+            "Both ways use the score at x. The way back starts at x′ and drifts with the score there.",
+        ),
+        (
+            with_scores(lambda score, score_new: (score_new, score_new)),
+            "Both ways use the score at x′. The way there starts at x and drifts with the score there.",
+        ),
+        (
+            with_scores(lambda score, score_new: (score_new, score)),
+            "The scores are exchanged: the way there starts at x, with the score at x.",
+        ),
+        (
+            with_scores(lambda score, score_new: (-score, -score_new)),
+            "Your proposals drift towards high energy: the score is −∇E already, and is added to x.",
+        ),
+        (
+            with_scores(lambda score, score_new: (score, -score_new)),
+            "The drift of the way back has the wrong sign, or x and x′ stand in the order of the way there. The mean "
+            "is x′ + η score_new, and x is where it has to arrive.",
+        ),
+        (of_distances, "The distances are not squared: a Gaussian's exponent is −(distance)² / 2 variance."),
+        (
+            lambda *a: mala_log_ratio(*a).clamp(max=0),
+            "You cut at 0: that is the logarithm of the probability of acceptance, min(1, ratio). The ratio itself is "
+            "asked, above 1 too.",
+        ),
+        (
+            lambda *a: mala_log_ratio(*a).exp(),
+            "This is the ratio itself. Its logarithm is asked: far proposals underflow.",
+        ),
+        (
+            lambda *a: mala_log_ratio(*a).exp().clamp(max=1),
+            "This is the probability of acceptance. The logarithm of the ratio is asked, before it is cut at 1.",
+        ),
+    ],
+)
+
+# ---- composed_energy -----------------------------------------------------------------------------------------------
+
+
+def composed_energy(energy_class: Tensor, energy_style: Tensor, energy_all: Tensor) -> Tensor:
+    # Bayes: p(x | a, b) ∝ p(a | x) p(b | x) p(x), and p(a | x) ∝ p(x | a) / p(x): so p(x | a) p(x | b) / p(x).
+    return energy_class + energy_style - energy_all
+
+
+def pairs_of_conditions(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def draw(n: int, scale: float = 1.0, shift: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(scale * torch.randn(n, generator=generator) + shift for _ in range(3))
+
+    return [
+        (torch.tensor([1.0, 4.0]), torch.tensor([2.0, 3.0]), torch.tensor([0.5, 1.0])),
+        draw(5),
+        draw(1),
+        draw(100, scale=5.0),
+        draw(8, shift=-1000.0),
+    ]
+
+
+MIXTURE = (
+    "This is the mixture: x is to please one of the two conditions, exp(−E_a) + exp(−E_b). For both at once the "
+    "densities are multiplied, and energies add."
+)
+
+COMPOSED_ENERGY = Exercise(
+    reference=composed_energy,
+    statement="Three energy models give E of p(x | class), of p(x | style) and of p(x), each (B,). Given x, class and "
+    "style are independent. The energy (B,) of p(x | class, style), with no constant added.",
+    nudge="Write p(x | a, b) with Bayes' rule, and then p(a | x) with Bayes' rule once more. Which densities of x "
+    "stand above the fraction line, and which below?",
+    right="whatever the zeros of the energies. Each of the two conditions holds p(x) once; together it counts once.",
+    inputs=pairs_of_conditions,
+    wrong=[
+        (
+            lambda a, b, everything: a + b,
+            "A product of the two densities counts p(x) twice: each of them already holds what any x must have. What "
+            "both share is to be counted once.",
+        ),
+        (
+            lambda a, b, everything: (a + b) / 2,
+            "This is the mean of the energies, the geometric mean of the densities: neither condition then counts "
+            "whole, and p(x) is in it by accident.",
+        ),
+        (
+            lambda a, b, everything: a + b + everything,
+            "You multiply by p(x) once more. p(x | class) and p(x | style) hold it already, twice: one has to be "
+            "divided out.",
+        ),
+        (
+            lambda a, b, everything: a + b - 2 * everything,
+            "You divide by p(x) twice, so it no longer appears: this is −log of p(class | x) p(style | x). x must "
+            "still look like data.",
+        ),
+        (
+            lambda a, b, everything: everything - a - b,
+            "All signs are turned: E for −E, low where x fits neither condition.",
+        ),
+        (
+            lambda a, b, everything: a + b - everything / 2,
+            "You divide by √p(x). Count how often each density of x holds p(x).",
+        ),
+        (
+            lambda a, b, everything: (a + b) / 2 - everything,
+            "The mean of the two energies takes the root of each condition. Both count whole; then p(x) is divided "
+            "out once.",
+        ),
+        (
+            lambda a, b, everything: a - b,
+            "This is a difference: x fits the class and avoids the style. Both are to hold.",
+        ),
+        (lambda a, b, everything: -torch.logaddexp(-a, -b), MIXTURE),
+        (lambda a, b, everything: -torch.logaddexp(-a, -b) + math.log(2), MIXTURE),
+        (lambda a, b, everything: -((-a).exp() + (-b).exp()).log(), MIXTURE),
+        (lambda a, b, everything: -(((-a).exp() + (-b).exp()) / 2).log(), MIXTURE),
+        (lambda a, b, everything: -torch.logaddexp(-a, -b) - everything, MIXTURE + " And then divided by p(x)."),
+        (
+            lambda a, b, everything: torch.minimum(a, b),
+            "The lower of the two energies is a hard mixture: x pleases the better of the conditions. For both, "
+            "energies add.",
+        ),
+        (
+            lambda a, b, everything: torch.maximum(a, b),
+            "The higher of the two energies looks at the worse condition alone. For both, densities multiply.",
+        ),
+        (
+            lambda a, b, everything: a * b,
+            "You multiply the energies. Densities multiply; what becomes of a product under −log?",
+        ),
+        (
+            lambda a, b, everything: a * b / everything,
+            "You multiply and divide the energies as if they were densities. They are −log of them: products become "
+            "sums.",
+        ),
+        (
+            lambda a, b, everything: (-(a + b - everything)).exp(),
+            "This is exp(−E), the unnormalised density. Its energy is asked.",
+        ),
+    ],
+)
+
+EXERCISES = [
+    LANGEVIN_STEP,
+    LANGEVIN_TEMPERATURE,
+    CONTRASTIVE_LOSS,
+    LOSS_GRADIENT,
+    DENOISING_LOSS,
+    NCE_LOSS,
+    MALA_LOG_RATIO,
+    COMPOSED_ENERGY,
+]
