@@ -10,11 +10,15 @@ import subprocess
 import sys
 
 from benchmarks import (
+    energy_figures,
     fit_speed,
     harness,
     import_seconds,
+    langevin_speed,
     nbval_flakes,
     notebook_seconds,
+    rbm_accuracy,
+    rbm_speed,
     stream_resident,
     two_processes,
 )
@@ -71,6 +75,68 @@ FIGURES = (
         "equal weights",
         "×",
         two_processes.measure,
+    ),
+    Figure(
+        "ais-error-nats",
+        "AIS on RBMs of digits with 16 to 20 hidden units against enumeration: the largest error of 50 repeats a run",
+        "≤ 0.2 nats, and the interval covers in ≥ 90 %",
+        "nats",
+        rbm_accuracy.ais_error,
+    ),
+    Figure(
+        "rbm-gradient-error",
+        "gradient of the exact log-likelihood of an RBM, written as two phases, against autograd, in float32",
+        "≤ 1e-5",
+        "relative",
+        rbm_accuracy.gradient_error,
+    ),
+    Figure(
+        "density-kl-2d",
+        "KL(data ‖ model) on a grid: the worst of two moons and eight Gaussians, by maximum likelihood, denoising "
+        "score matching and noise contrast",
+        "≤ 0.05",
+        "nats",
+        energy_figures.density_kl,
+        runs=3,
+    ),
+    Figure(
+        "ebm-digits-frechet",
+        "Fréchet distance of an energy model's digits from the test digits, on the features of a classifier",
+        "class entropy ≥ 2.0 nats",
+        "",
+        energy_figures.digits_frechet,
+        runs=3,
+    ),
+    Figure(
+        "ebm-ood-auroc",
+        "AUROC of the energy of digits, mean of noise, letters and digits rotated by 90°",
+        "≥ 0.95",
+        "",
+        energy_figures.ood_auroc,
+        runs=3,
+    ),
+    Figure(
+        "langevin-vs-torchebm",
+        "Langevin steps/s over torchebm 0.8.9's, batch 128, two threads; the smaller of conv net and MLP",
+        "≥ 1.4",
+        "×",
+        langevin_speed.measure,
+        runs=9,
+    ),
+    Figure(
+        "rbm-vs-sklearn",
+        "an RBM epoch with `fit`, 784-500, batch 100, persistent CD, over scikit-learn's BernoulliRBM in float32",
+        "≥ 1.5 at no worse pseudo-likelihood",
+        "×",
+        rbm_speed.measure,
+    ),
+    Figure(
+        "rbm-mnist-ais",
+        "mean log p of the binarised MNIST test images by AIS, RBM with 500 hidden units, two cores",
+        "≥ -92 within 20 minutes",
+        "nats",
+        rbm_accuracy.mnist_ais,
+        runs=1,
     ),
 )
 BY_ID = {figure.id: figure for figure in FIGURES}

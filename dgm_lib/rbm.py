@@ -132,9 +132,9 @@ class RBM(nn.Module):
         cls, visible: BinaryUnits | GaussianUnits, n_hidden: int, x: Tensor, *, steps: int = 1, n_chains: int = 0
     ) -> RBM:
         """A machine that begins as independent units with the mean of x, (N, *shape): it then has less to learn."""
-        visible.check(x)
-        model = cls(visible, n_hidden, steps=steps, n_chains=n_chains).to(x)
-        field = visible.field_of_mean(model.rows(x))
+        model = cls(visible, n_hidden, steps=steps, n_chains=n_chains)
+        v = model.rows(x)
+        model, field = model.to(v), visible.field_of_mean(v)
         model.base_bias.copy_(field)
         model.visible_bias.data.copy_(field)
         return model
