@@ -43,7 +43,7 @@ def score_matching(data: Data, seed: int) -> Energy:
         return net(x).squeeze(1)
 
     def narrower() -> None:
-        state["sigma"] = max(0.1, state["sigma"] * 0.1 ** (1 / (0.7 * EPOCHS)))
+        state["sigma"] = max(0.1, state["sigma"] * 0.1 ** (1 / (0.9 * EPOCHS)))
 
     train(net, lambda x, y: denoising_score_matching(energy, x, state["sigma"]).mean(), data, seed, narrower)
     return energy

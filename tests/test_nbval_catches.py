@@ -27,6 +27,18 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "return self.log_prior + CategoricalPixels",
         "return self.log_prior - CategoricalPixels",
     ),
+    (
+        "02_boltzmann_machines.ipynb",
+        "rbm.py",
+        "return self.visible.base_energy(v) - v @ self.visible_bias - softplus(field).sum(1)",
+        "return self.visible.base_energy(v) - v @ self.visible_bias - field.sum(1)",
+    ),
+    (
+        "03_deep_energy_models.ipynb",
+        "samplers.py",
+        "x.add_(uphill, alpha=step_size)",
+        "x.add_(uphill, alpha=0.5 * step_size)",
+    ),
 ]
 
 SMALL = "small.ipynb"

@@ -116,6 +116,18 @@ def test_descent_never_goes_uphill():
         assert (energy(moved) <= energy(s) + 1e-12).all()
 
 
+def test_a_heated_unit_of_plus_and_minus_one_draws_with_twice_its_field():
+    """p(s_i = 1) = σ(2 Σ_j w_ij s_j / DT) is the ratio of Boltzmann weights at temperature T."""
+    w, _ = weights_and_biases(6)
+    s, temperature = bits(6) * 2 - 1, 0.7
+    energy = lambda s: -((s @ w) * s).sum(1) / 12  # noqa: E731
+    for i in range(6):
+        on, off = s.clone(), s.clone()
+        on[:, i], off[:, i] = 1, -1
+        weights = torch.stack([-energy(on), -energy(off)]) / temperature
+        close(torch.sigmoid(2 * (s @ w[i]) / (6 * temperature)), weights.softmax(0)[0])
+
+
 def test_units_of_plus_and_minus_one_are_the_same_machine():
     """With v = (s + 1)/2, −½ sᵀws = −½ vᵀ(4w)v + vᵀ(2w1) − ½ 1ᵀw1: other weights, biases and a constant."""
     w, _ = weights_and_biases(6)
