@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from benchmarks.harness import Measurement, alternate
 from dgm_lib.datasets.paths import cache_folder
 from dgm_lib.energy import EnergyModel
-from dgm_lib.samplers import langevin
 
 VERSION = "0.8.9"
 BATCH, THREADS, STEP_SIZE = 128, 2, 1e-4
@@ -67,8 +66,8 @@ CASES = Case("conv net on 28×28", conv_net, (1, 28, 28), 100), Case("MLP on 2-D
 
 
 def ours(net: nn.Module, x: Tensor, steps: int, step_size: float) -> Chain:
-    model = EnergyModel(net, x.shape[1:])
-    return lambda: langevin(model.score, x, steps=steps, step_size=step_size)
+    model = EnergyModel(net, x.shape[1:], step_size=step_size)
+    return lambda: model.walk(x, steps)
 
 
 def theirs(net: nn.Module, x: Tensor, steps: int, step_size: float) -> Chain:

@@ -1,7 +1,8 @@
-"""How long notebooks 00 and 01 take together, each from a cold kernel."""
+"""How long notebooks take, each from a cold kernel."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from benchmarks.harness import Measurement
@@ -17,8 +18,18 @@ def seconds(name: str) -> float:
     return run.seconds
 
 
-def measure(runs: int) -> Measurement:
-    """Executes both, one after the other, `runs` times."""
-    times = [(seconds("00"), seconds("01")) for _ in range(runs)]
-    first, second = (median(column) for column in zip(*times))
-    return Measurement([sum(pair) for pair in times], note=f"00: {first:.0f} s, 01: {second:.0f} s")
+def together(*names: str) -> Callable[[int], Measurement]:
+    """A measure of the notebooks' seconds one after the other."""
+    return lambda runs: measured(names, runs, sum)
+
+
+def each(*names: str) -> Callable[[int], Measurement]:
+    """A measure of the slowest notebook's seconds."""
+    return lambda runs: measured(names, runs, max)
+
+
+def measured(names: Sequence[str], runs: int, joined: Callable[[Sequence[float]], float]) -> Measurement:
+    """Executes all of them, one after the other, `runs` times; a run's value is its seconds, joined."""
+    turns = [[seconds(name) for name in names] for _ in range(runs)]
+    notes = [f"{name}: {median(column):.0f} s" for name, column in zip(names, zip(*turns))]
+    return Measurement([joined(turn) for turn in turns], note=", ".join(notes))

@@ -156,7 +156,7 @@ class RBM(nn.Module):
 
     def visible_field(self, h: Tensor) -> Tensor:
         """b + W h: (B, n_hidden) -> (B, D)."""
-        return torch.addmm(self.visible_bias, h, self.weight.T).to(h)
+        return torch.addmm(self.visible_bias, h, self.weight.T)
 
     def posterior(self, x: Tensor) -> Distribution:
         """p(h | x), exact: the hidden units are independent once x is known. Its mean, (B, n_hidden), is a feature."""
@@ -260,12 +260,14 @@ class RBM(nn.Module):
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of F(data) − F(negatives), whose gradient is that of −log p(v), but for the chains' shortness."""
         v = self.rows(x)
-        both = torch.cat([v, self._negatives(v)])
-        field = self.hidden_field(both)
-        at_data, at_negatives = self._free_energy(both, field).split([len(v), len(both) - len(v)])
-        if len(self.chains):
-            self.chains.copy_(bits(field[len(v) :].detach()))
-        return at_data.mean() - at_negatives.mean()
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would drown a small difference of two means
+            both = torch.cat([v, self._negatives(v)])
+            field = self.hidden_field(both)
+            if len(self.chains):
+                self.chains.copy_(bits(field[len(v) :].detach()))
+            share = torch.full_like(both[:, 0], 1 / len(v))
+            share[len(v) :] = -1 / (len(both) - len(v))
+            return self._free_energy(both, field) @ share  # the mean of the data less that of the negatives
 
     @torch.no_grad()
     def _negatives(self, v: Tensor) -> Tensor:

@@ -8,12 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sklearn.neural_network import BernoulliRBM
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 from torch.optim import SGD
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import fit_speed, harness, nbval_flakes, notebook_seconds, two_processes
+from benchmarks import (
+    fit_speed,
+    harness,
+    langevin_speed,
+    nbval_flakes,
+    notebook_seconds,
+    rbm_accuracy,
+    rbm_speed,
+    two_processes,
+)
 from benchmarks.harness import Figure, Measurement
+from dgm_lib.datasets.published import DataError
+from dgm_lib.energy import EnergyModel
+from dgm_lib.rbm import RBM, BinaryUnits
 from dgm_lib.train import Objective, fit
 
 KEYS = {"id", "value", "unit", "goal", "holds", "spread", "seeds", "command", "device", "torch", "date"}
@@ -224,4 +237,59 @@ def test_a_notebook_that_fails_has_no_time(monkeypatch):
     monkeypatch.setattr(notebook_seconds, "find", lambda names: [Path(f"{names[0]}_topic.ipynb")])
     monkeypatch.setattr(notebook_seconds, "execute", lambda path: stopped)
     with pytest.raises(RuntimeError, match=r"00_topic does not run to its end.*code cell 3"):
-        notebook_seconds.measure(1)
+        notebook_seconds.together("00")(1)
+
+
+def test_seconds_of_notebooks_are_added_or_the_slowest_counts(monkeypatch):
+    taken = iter([3.0, 5.0, 4.0, 2.0] * 2)
+    monkeypatch.setattr(notebook_seconds, "find", lambda names: [Path(f"{names[0]}_topic.ipynb")])
+    monkeypatch.setattr(notebook_seconds, "execute", lambda path: SimpleNamespace(seconds=next(taken), failure=None))
+    assert notebook_seconds.together("00", "01")(2).values == [8.0, 6.0]
+    slowest = notebook_seconds.each("02", "03")(2)
+    assert slowest.values == [5.0, 4.0]
+    assert slowest.note == "02: 4 s, 03: 4 s"
+
+
+# ---- peers do the same job -----------------------------------------------------------------------------------------
+
+
+def test_a_machine_copied_from_scikit_learn_has_its_free_energy():
+    x = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    reference = BernoulliRBM(3, batch_size=10, n_iter=3, learning_rate=0.5, random_state=0).fit(x.numpy())
+    model = rbm_speed.copied(reference, (6,))
+    expected = torch.from_numpy(reference._free_energy(x.numpy()))
+    torch.testing.assert_close(model.free_energy(x), expected.to(model.weight.dtype))
+
+
+def colder(net, x, steps, step_size):
+    """A sampler at half of the temperature: the law of another density, in the same time."""
+    model = EnergyModel(net, x.shape[1:], step_size=step_size, temperature=0.5)
+    return lambda: model.walk(x, steps)
+
+
+def test_a_sampler_of_another_law_is_not_timed():
+    langevin_speed.check_law("ours", langevin_speed.ours)
+    with pytest.raises(RuntimeError, match="colder has the variance"):
+        langevin_speed.check_law("colder", colder)
+
+
+def test_two_phases_are_the_gradient_of_the_enumerated_likelihood():
+    torch.manual_seed(0)
+    model, x = RBM(BinaryUnits(5), 3).double(), torch.randint(2, (7, 5)).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    model.log_prob(x).mean().backward()
+    parameters = model.weight, model.visible_bias, model.hidden_bias
+    with torch.no_grad():
+        exact = rbm_accuracy.exact_gradient(model, x)
+    for parameter, gradient in zip(parameters, exact):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_without_mnist_a_sentence_says_what_to_do(monkeypatch):
+    def missing(name):
+        raise DataError("mnist is not here: run fetch")
+
+    monkeypatch.setattr(rbm_accuracy.datasets, "load", missing)
+    with pytest.raises(SystemExit, match=r"needs MNIST.*run fetch"):
+        rbm_accuracy.binarised_mnist()
