@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import pad
 
-from dgm_lib.distributions import CategoricalPixels, at_least_float32, check_images, check_possible, to_levels
+from dgm_lib.distributions import (
+    CategoricalPixels,
+    at_least_float32,
+    check_images,
+    check_labels,
+    check_possible,
+    to_levels,
+)
 
 
 class IndependentPixels(nn.Module):
@@ -173,11 +180,3 @@ def levels_and_positions(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """The level of each pixel, (B, D), and its position 0 … D−1, (D,)."""
     k = to_levels(x, levels).flatten(1)
     return k, torch.arange(k.shape[1], device=k.device)
-
-
-def check_labels(y: Tensor, n: int, n_classes: int) -> None:
-    if y.shape != (n,) or y.dtype != torch.int64:
-        raise ValueError(f"expected {n} labels of type int64, one an image, got {y.dtype} of shape {tuple(y.shape)}")
-    wrong = y[(y < 0) | (y >= n_classes)]
-    if len(wrong):
-        raise ValueError(f"a label is {int(wrong[0])}, but the {n_classes} classes are 0 … {n_classes - 1}")

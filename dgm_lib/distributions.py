@@ -1,19 +1,24 @@
-"""Priors and pixel likelihoods as torch distributions: what a model assumes about z, and about a pixel given z.
+"""Priors and likelihoods as torch distributions: what a model assumes about z, and about a pixel given z.
 
 A pixel x lies on the grid {0, 1/(L−1), …, 1} of its L levels. Each likelihood here is a probability of the *level*, in
 nats, and sums to 1 over all levels: only then are two models' figures comparable. Wrap one in `Independent(…, 3)` to
 score whole images: (B, C, H, W) -> (B,).
+
+What a decoder gives for each pixel are the parameters of its distribution; the functions `…_pixels` name them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+
+# ---- priors --------------------------------------------------------------------------------------------------------
 
 
 class StandardNormal(nn.Module):
@@ -21,10 +26,11 @@ class StandardNormal(nn.Module):
 
     def __init__(self, n_latents: int):
         super().__init__()
+        self.n_latents = n_latents
         self.register_buffer("mu", torch.zeros(n_latents))
 
     def distribution(self) -> Distribution:
-        return Independent(Normal(self.mu, torch.ones_like(self.mu)), 1)
+        return Independent(Normal(self.mu, torch.ones_like(self.mu), validate_args=False), 1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(B, D) -> (B,) nats."""
@@ -33,6 +39,39 @@ class StandardNormal(nn.Module):
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
         return self.distribution().sample((n,))
+
+
+class MixturePrior(nn.Module):
+    """A prior Σ_k w_k N(μ_k, diag σ_k²) over z, (B, D), learnt with the model. It begins spread over N(0, I)."""
+
+    def __init__(self, n_components: int, n_latents: int):
+        super().__init__()
+        if n_components < 1:
+            raise ValueError(f"n_components is {n_components}: a mixture has at least 1")
+        self.n_latents = n_latents
+        self.logits = nn.Parameter(torch.zeros(n_components))
+        self.mu = nn.Parameter(torch.randn(n_components, n_latents))
+        self.log_var = nn.Parameter(torch.zeros(n_components, n_latents))
+
+    def distribution(self) -> Distribution:
+        components = diagonal_normal(self.mu, self.log_var)
+        return MixtureSameFamily(Categorical(logits=self.logits), components, validate_args=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(B, D) -> (B,) nats."""
+        return self.distribution().log_prob(z)
+
+    def sample(self, n: int) -> Tensor:
+        """(n, D)."""
+        return self.distribution().sample((n,))
+
+
+def diagonal_normal(mu: Tensor, log_var: Tensor) -> Distribution:
+    """N(μ, diag exp(log_var)) over vectors: each (…, D)."""
+    return Independent(Normal(mu, (0.5 * log_var).exp(), validate_args=False), 1)
+
+
+# ---- what is let in ------------------------------------------------------------------------------------------------
 
 
 def to_levels(x: Tensor, levels: int) -> Tensor:
@@ -57,6 +96,15 @@ def check_images(x: Tensor, shape: Sequence[int]) -> None:
         )
 
 
+def check_labels(y: Tensor, n: int, n_classes: int) -> None:
+    """Raises ValueError unless y holds n labels 0 … n_classes − 1."""
+    if y.shape != (n,) or y.dtype != torch.int64:
+        raise ValueError(f"expected {n} labels of type int64, one an image, got {y.dtype} of shape {tuple(y.shape)}")
+    wrong = y[(y < 0) | (y >= n_classes)]
+    if len(wrong):
+        raise ValueError(f"a label is {int(wrong[0])}, but the {n_classes} classes are 0 … {n_classes - 1}")
+
+
 def check_possible(log_prob: Tensor) -> None:
     """Raises ValueError if an example has probability 0: p(z|x) = p(x, z) / p(x) is then 0/0. log_prob: (B,)."""
     impossible = (log_prob == -torch.inf).nonzero()
@@ -72,9 +120,36 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def bernoulli(logits: Tensor) -> Distribution:
+# ---- pixels --------------------------------------------------------------------------------------------------------
+
+
+class BernoulliPixels(Distribution):
     """Pixels that are 0 or 1, by the logit of a 1. Grey pixels are refused: this is no likelihood for them."""
-    return CategoricalPixels(torch.stack([torch.zeros_like(logits), logits], -1))
+
+    arg_constraints: ClassVar = {}  # torch asks for it where it prints a distribution
+    levels = 2
+
+    def __init__(self, logits: Tensor):
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=False)  # log_prob checks its argument itself
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(batch_shape {tuple(self.batch_shape)})"
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Nats, one number a pixel."""
+        if not torch.equal(x.clamp(0, 1).ceil_(), x):  # in a third of the time that x > 0.5 takes
+            x = to_levels(x, 2)  # says which pixel is grey, or takes it where that is rounding
+        x, logits = torch.broadcast_tensors(x.to(self.logits.dtype), self.logits)
+        return -binary_cross_entropy_with_logits(logits, x, reduction="none")
+
+    def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        return torch.bernoulli(self.mean.expand(self._extended_shape(sample_shape)))
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], in [0, 1]: the grey value to show."""
+        return torch.sigmoid(self.logits)
 
 
 class CategoricalPixels(Distribution):
@@ -151,3 +226,52 @@ def discretized_logistic_mixture(logits: Tensor, loc: Tensor, log_scale: Tensor,
     """A mixture of K discretised logistics for each pixel: each argument is (…, K). Salimans et al. 2017, eq. 2."""
     components = DiscretizedLogistic(loc, log_scale, levels)
     return MixtureSameFamily(Categorical(logits=logits), components, validate_args=False)
+
+
+# ---- what a decoder gives ------------------------------------------------------------------------------------------
+
+
+def bernoulli_pixels(out: Tensor) -> Distribution:
+    """Pixels 0 or 1 from one number each, its logit: (B, C, H, W)."""
+    return BernoulliPixels(out)
+
+
+def categorical_pixels(out: Tensor, levels: int) -> Distribution:
+    """Pixels of L levels from L logits each: (B, C·L, H, W)."""
+    return CategoricalPixels(parameters(out, levels))
+
+
+def logistic_pixels(out: Tensor, levels: int) -> Distribution:
+    """Pixels of L levels from two numbers each, (B, C·2, H, W): at 0, grey in the middle and wide."""
+    loc, log_scale = parameters(out, 2).unbind(-1)
+    return DiscretizedLogistic(0.5 + loc, log_scale - 2, levels)
+
+
+def logistic_mixture_pixels(out: Tensor, levels: int, n_components: int) -> Distribution:
+    """Pixels of L levels from three numbers for each of K components: (B, C·3K, H, W)."""
+    logits, loc, log_scale = parameters(out, 3 * n_components).chunk(3, -1)
+    grid = torch.linspace(0, 1, n_components + 2).to(out)[1:-1]  # components that begin alike would stay alike
+    return discretized_logistic_mixture(logits, grid + loc, log_scale - 2, levels)
+
+
+def parameters(out: Tensor, n: int) -> Tensor:
+    """(B, C·n, H, W) -> (B, C, H, W, n): the n numbers of each pixel. Raises ValueError where they are not n."""
+    if out.dim() != 4 or out.shape[1] % n:
+        raise ValueError(
+            f"the decoder gives {tuple(out.shape[1:])} an image, and this likelihood takes {n} channels for each "
+            f"channel of the image: let the decoder end in a shape such as ({n}, H, W)"
+        )
+    return out.unflatten(1, (-1, n)).movedim(2, -1)
+
+
+class NormalNoise(nn.Module):
+    """Real values x = out + σε with one σ for all, which is learnt: (B, …) -> N(out, σ²). A density, in nats."""
+
+    def __init__(self, sigma: float = 1.0):
+        super().__init__()
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma is {sigma:g}: a standard deviation must be positive")
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
+
+    def forward(self, out: Tensor) -> Distribution:
+        return Normal(out, self.log_sigma.exp(), validate_args=False)

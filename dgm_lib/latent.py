@@ -1,42 +1,210 @@
 """Models with a hidden cause that can be summed out, so that their likelihood is exact.
 
+PPCA       p(x) = ∫ p(z) p(x|z) dz, where z ~ N(0, I) says how far x lies along each of M directions.
 Mixtures   p(x) = Σ_z p(z) p(x|z), where z = 1 … K says which component x comes from.
 
 They are fitted by expectation–maximisation, or by gradient through `loss`. Log-probabilities are in nats per example.
+Where x has gaps, `known` says so: bool, True where x is known, broadcast against x. What x holds elsewhere does not
+matter, and log p(x) is then that of the known entries, the others integrated out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, MultivariateNormal
-from torch.nn.functional import one_hot
+from torch.distributions import Categorical, Distribution, Independent, MultivariateNormal, Normal
+from torch.nn.functional import one_hot, pad
 
-from dgm_lib.distributions import CategoricalPixels, at_least_float32, check_images, check_possible, to_levels
+from dgm_lib.distributions import (
+    CategoricalPixels,
+    StandardNormal,
+    at_least_float32,
+    check_images,
+    check_possible,
+    to_levels,
+)
+from dgm_lib.em import em
+from dgm_lib.samplers import check_known
 
-# ---- expectation–maximisation --------------------------------------------------------------------------------------
+# ---- probabilistic PCA ---------------------------------------------------------------------------------------------
 
 
-def em(
-    model: GaussianMixture | CategoricalMixture, x: Tensor, *, steps: int = 200, tolerance: float = 1e-4
-) -> list[float]:
-    """Fits a mixture in place, until a step gains less than `tolerance`; returns log p(x) in nats per example.
+class PPCA(nn.Module):
+    """p(z) = N(0, I), p(x|z) = N(Wz + μ, σ²I), so p(x) = N(μ, WWᵀ + σ²I), for points x of shape (B, D).
 
-    E-step: to which component does each example belong?   r = p(z|x), the responsibilities.
-    M-step: which parameters fit the examples best, each counted r times?
-    The likelihood never falls; where the M-step adds α to its counts, the likelihood times the prior never does, and
-    log p(x) itself may. Dempster, Laird & Rubin 1977, theorem 1.
+    z is (B, M) with M = n_latents < D. Tipping & Bishop 1999; Bishop 2006, section 12.2. Only M×M matrices are
+    factorised: one for all examples, or one for each where each has gaps of its own.
     """
-    history: list[float] = []
-    for _ in range(steps):
-        log_prob, r = model.e_step(x)
-        history.append(log_prob.mean().item())
-        if len(history) > 1 and history[-1] - history[-2] < tolerance:
-            break
-        model.m_step(x, r)
-    return history
+
+    def __init__(self, n_latents: int, n_features: int):
+        super().__init__()
+        if not 1 <= n_latents < n_features:
+            raise ValueError(
+                f"n_latents is {n_latents} for {n_features} features: it must be 1 … {n_features - 1}, because σ² is "
+                "the variance in the directions that no latent explains"
+            )
+        self.prior = StandardNormal(n_latents)
+        self.weight = nn.Parameter(torch.eye(n_features, n_latents))  # W; at 0 its gradient would vanish
+        self.mu = nn.Parameter(torch.zeros(n_features))
+        self.log_var = nn.Parameter(torch.zeros(()))  # log σ²
+
+    @classmethod
+    def fit(cls, x: Tensor, n_latents: int) -> PPCA:
+        """The likeliest model of x, (N, D), in closed form. Tipping & Bishop 1999, eq. 7 and 8, with R = I.
+
+        Raises ValueError where it does not exist: data that M latents explain without noise.
+        """
+        check_points(x, x.shape[-1])
+        model = cls(n_latents, x.shape[1]).to(at_least_float32(x))
+        check_enough(x, torch.ones_like(x, dtype=torch.bool))
+        points = x.cpu().double()
+        mu = points.mean(0)
+        triangle = torch.linalg.qr(points - mu, mode="r").R  # singular values and directions as the data, fewer rows
+        _, singular_values, directions = torch.linalg.svd(triangle, full_matrices=False)
+        variances = singular_values.square() / len(x)  # along each direction, the largest first
+        var = variances[n_latents:].sum() / (x.shape[1] - n_latents)
+        check_noise(var, variances.sum() / x.shape[1], n_latents, at_least_float32(x).dtype)
+        weight = directions.mT[:, :n_latents] * (variances[:n_latents] - var).clamp(min=0).sqrt()
+        largest = weight.gather(0, weight.abs().argmax(0, keepdim=True))
+        model.set_parameters(weight * largest.sign(), mu, var)  # a direction may point either way: its peak is positive
+        return model
+
+    @classmethod
+    def start(cls, x: Tensor, n_latents: int, known: Tensor | None = None, *, seed: int = 0) -> PPCA:
+        """A model with the mean and the variance of x, (N, D), in random directions, ready for `em` or for gradients.
+
+        Seeded `rand` gives the same start in every version of torch. Half of the variance is noise.
+        """
+        x, mask = only_known(x, known, x.shape[-1])
+        x = at_least_float32(x)
+        model = cls(n_latents, x.shape[1]).to(x)
+        check_enough(x, mask)
+        n = mask.expand_as(x).sum(0)
+        mu = x.sum(0) / n
+        variance = torch.where(mask, x - mu, 0).square().sum() / n.sum()
+        check_noise(variance, variance, n_latents, x.dtype)
+        u = 2 * torch.rand(model.weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
+        model.set_parameters(u.to(mu) * (1.5 * variance / n_latents).sqrt(), mu, variance / 2)  # u has the variance 1/3
+        return model
+
+    @torch.no_grad()
+    def set_parameters(self, weight: Tensor, mu: Tensor, var: Tensor) -> None:
+        """The parameters as the textbook writes them: W (D, M), μ (D,), σ² > 0."""
+        self.weight.copy_(weight)
+        self.mu.copy_(mu)
+        self.log_var.copy_(var.log())
+
+    def covariance(self) -> Tensor:
+        """WWᵀ + σ²I: (D, D)."""
+        return self.weight @ self.weight.mT + self.log_var.exp() * torch.eye(len(self.mu)).to(self.mu)
+
+    def likelihood(self, z: Tensor) -> Distribution:
+        """p(x|z) over points (B, D), given z, (B, M)."""
+        return Independent(Normal(z @ self.weight.mT + self.mu, (0.5 * self.log_var).exp(), validate_args=False), 1)
+
+    def posterior(self, x: Tensor, known: Tensor | None = None) -> MultivariateNormal:
+        """p(z|x), exact: N(M⁻¹Wᵀ(x − μ), σ²M⁻¹) with M = WᵀW + σ²I. Bishop 2006, 12.41–42.
+
+        Given the known entries only, W keeps their rows.
+        """
+        return self._posterior(*only_known(x, known, len(self.mu)))
+
+    def log_prob(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """(B, D) -> (B,) nats; the logarithm of a density, so it may be positive. 0 where nothing is known."""
+        x, mask = only_known(x, known, len(self.mu))
+        return self._log_prob(x, mask, self._posterior(x, mask))
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return -self.log_prob(x).mean()
+
+    @torch.no_grad()
+    def fill_in(self, x: Tensor, known: Tensor) -> Tensor:
+        """E[x | the known entries], exact: (B, D) -> (B, D), known entries as in x."""
+        return torch.where(known, x, self.likelihood(self.posterior(x, known).mean).mean)
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """(n, D): first z, then x."""
+        return self.likelihood(self.prior.sample(n)).sample()
+
+    # -- expectation–maximisation
+
+    @torch.no_grad()
+    def e_step(self, x: Tensor, known: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """log p(x), (N,); what is known, E[z], (N, M), and the covariance of z, (N, M, M). Bishop 2006, 12.54–55."""
+        x, mask = only_known(x, known, len(self.mu))
+        q = self._posterior(x, mask)
+        return self._log_prob(x, mask, q), (mask, q.mean, q.covariance_matrix)
+
+    @torch.no_grad()
+    def m_step(self, x: Tensor, expected: tuple[Tensor, Tensor, Tensor]) -> None:
+        """A regression of each feature on z, over the examples where it is known. Bishop 2006, 12.56–57.
+
+        There, all is known, and μ is the mean of the data; with gaps, μ is fitted together with W: z gets a last
+        entry 1, whose weight is the change of μ.
+        """
+        mask, z, covariance = expected
+        check_enough(x, mask)
+        centred = torch.where(mask, x - self.mu, 0)
+        z = pad(z, (0, 1), value=1.0)  # (N, M + 1)
+        moments = pad(covariance, (0, 1, 0, 1)) + z[:, :, None] * z[:, None]  # E[z zᵀ], (N, M + 1, M + 1)
+        seen = mask.mT.to(z) if mask.dim() == 2 else z.new_ones(1, len(x))  # which examples each feature learns from
+        moments = (seen @ moments.flatten(1)).unflatten(1, moments.shape[1:])  # (D, M + 1, M + 1), or one for all
+        solution = torch.linalg.solve(moments, (centred.mT @ z)[..., None]).squeeze(-1)  # (D, M + 1)
+        weight, change, n_known = solution[:, :-1], solution[:, -1], mask.expand_as(x).sum()
+        residual = torch.where(mask, centred - z @ solution.mT, 0)
+        var = (residual.square().sum() + (gram(weight, mask) * covariance).sum()) / n_known
+        check_noise(var, centred.square().sum() / n_known, weight.shape[1], z.dtype)
+        self.set_parameters(weight, self.mu + change, var)
+
+    # -- on what `only_known` returns
+
+    def _posterior(self, x: Tensor, mask: Tensor) -> MultivariateNormal:
+        var, zero = self.log_var.exp(), torch.zeros_like(self.prior.mu)
+        precision = torch.eye(len(zero)).to(zero) + gram(self.weight, mask) / var
+        scale_tril = MultivariateNormal(zero, precision_matrix=precision, validate_args=False).scale_tril
+        evidence = torch.where(mask, x - self.mu, 0) @ self.weight / var  # (B, M)
+        mean = (evidence[:, None] @ scale_tril @ scale_tril.mT).squeeze(1)
+        return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)
+
+    def _log_prob(self, x: Tensor, mask: Tensor, posterior: MultivariateNormal) -> Tensor:
+        """log p(x) = log p(x|z) + log p(z) − log p(z|x), Bayes' rule, which holds at any z.
+
+        At the posterior mean it is what the matrix inversion and determinant lemmas make of the D×D covariance, and no
+        large numbers cancel.
+        """
+        z = posterior.mean
+        log_likelihood = self.likelihood(z).base_dist.log_prob(x).where(mask, 0).sum(1)
+        return log_likelihood + self.prior.log_prob(z) - posterior.log_prob(z)
+
+
+def gram(weight: Tensor, mask: Tensor) -> Tensor:
+    """WᵀW over the known features: (D, M) and the mask, (D,) or (B, D) -> (M, M) or (B, M, M)."""
+    products = weight[:, :, None] * weight[:, None]  # (D, M, M)
+    return (mask.to(weight) @ products.flatten(1)).unflatten(-1, products.shape[1:])
+
+
+def check_enough(x: Tensor, mask: Tensor) -> None:
+    if len(x) < 2:
+        raise ValueError(f"a variance cannot be learnt from {len(x)} examples: give 2 or more")
+    never = (~torch.atleast_2d(mask).any(0)).nonzero()
+    if len(never):
+        raise ValueError(f"feature {int(never[0])} is known in no example: leave it out")
+
+
+def check_noise(var: Tensor, variance: Tensor, n_latents: int, dtype: torch.dtype) -> None:
+    """Raises ValueError where σ² is 0 beside the data's mean variance, up to rounding: the density is then infinite."""
+    if var <= torch.finfo(dtype).eps * variance:
+        raise ValueError(
+            f"{n_latents} latents leave the noise σ² = {float(var):.3g} of the data's mean variance "
+            f"{float(variance):.3g}, so the likelihood has no maximum: ask for fewer latents, or add noise to x"
+        )
+
+
+# ---- mixtures: where EM begins -------------------------------------------------------------------------------------
 
 
 def first_responsibilities(x: Tensor, n_components: int, seed: int) -> Tensor:
@@ -155,18 +323,43 @@ class GaussianMixture(nn.Module):
         """The K Gaussians."""
         return MultivariateNormal(self.mu, scale_tril=self.scale_tril(), validate_args=False)
 
-    def log_joint(self, x: Tensor) -> Tensor:
+    def log_joint(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         """log w_k N(x; μ_k, Σ_k): (B, D) -> (B, K) nats."""
+        if known is not None:
+            return self._given(x, known)[0]
         check_points(x, self.mu.shape[1])
         return self.logits.log_softmax(0) + self.components().log_prob(x[:, None])
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         """(B, D) -> (B,) nats; the logarithm of a density, so it may be positive."""
-        return self.log_joint(x).logsumexp(1)
+        return self.log_joint(x, known).logsumexp(1)
 
-    def posterior(self, x: Tensor) -> Tensor:
+    def posterior(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         """The responsibilities p(z=k|x): (B, K)."""
-        return self.log_joint(x).softmax(1)
+        return self.log_joint(x, known).softmax(1)
+
+    @torch.no_grad()
+    def fill_in(self, x: Tensor, known: Tensor) -> Tensor:
+        """E[x | the known entries] = Σ_k p(k | them) E[x | them, k], exact: (B, D) -> (B, D), known entries as in x."""
+        log_joint, mean = self._given(x, known)
+        return torch.where(known, x, (log_joint.softmax(1)[..., None] * mean).sum(1))
+
+    def _given(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """log w_k N(x_known; …), (B, K) nats, and each component's E[x | x_known], (B, K, D). Bishop 2006, 2.81, 2.98.
+
+        In the row and the column of an unknown entry, Σ_k becomes I: the known entries keep their density, and the
+        others stand apart. It takes B K D² numbers, or K D² if all examples have the same gaps.
+        """
+        x, mask = only_known(x, known, self.mu.shape[1])
+        mask = torch.atleast_2d(mask)[:, None]  # (B, 1, D), or (1, 1, D) for all
+        covariance = self.covariance()
+        apart = torch.where(mask[..., None] & mask[..., None, :], covariance, torch.eye(x.shape[1]).to(covariance))
+        factor = torch.linalg.cholesky(apart)
+        centred = torch.where(mask, x[:, None] - self.mu, 0)  # (B, K, D)
+        solved = torch.einsum("bki,bkij->bkj", centred, torch.cholesky_inverse(factor))  # Σ⁻¹(x − μ), 0 where unknown
+        squared, log_det = (centred * solved).sum(-1), 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_prob = -0.5 * (squared + log_det + mask.to(x).sum(-1) * math.log(2 * math.pi))
+        return self.logits.log_softmax(0) + log_prob, self.mu + torch.einsum("bki,kij->bkj", solved, covariance)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return -self.log_prob(x).mean()
@@ -224,6 +417,16 @@ def check_points(x: Tensor, n_features: int) -> None:
     if len(strange):
         row, column = strange[0].tolist()
         raise ValueError(f"x[{row}, {column}] is {x[row, column].item()}: a density needs finite numbers")
+
+
+def only_known(x: Tensor, known: Tensor | None, n_features: int) -> tuple[Tensor, Tensor]:
+    """x with zeros where it is not known, (B, D), and the mask: (B, D), or (D,) if it is the same for all examples."""
+    if known is None:
+        known = torch.ones(n_features, dtype=torch.bool, device=x.device)
+    else:
+        x = torch.where(check_known(known, x), x, 0)
+    check_points(x, n_features)
+    return x, known.expand(n_features) if known.dim() < 2 else known.expand_as(x)
 
 
 # ---- mixture of categorical pixels ---------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from dgm_lib.samplers import check_known
+
+ROUNDING = 1e-3  # nats by which float32 may put a bound above the likelihood that it equals
 PAIRS = 2**24  # distances that nearest_distance holds at a time: 64 MB
 
 
@@ -51,6 +54,59 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, draws: int = 2000
     tail = (1 - level) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
     return low, high
+
+
+# ---- bounds of a likelihood ----------------------------------------------------------------------------------------
+
+
+def elbo_gap(
+    log_prob: Callable[[Tensor], Tensor], elbo: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, float]:
+    """Mean of log p(x) − ELBO(x) in nats per example, and the standard error of that mean.
+
+    Where both are of one model, it is the mean of KL(q(z|x) ‖ p(z|x)): what is lost by a posterior that is not exact.
+    log_prob, elbo: (B, …) -> (B,); the ELBO may be an estimate, or any other lower bound.
+    Raises ValueError if it lies above log p by more than five standard errors: it is then no bound of it.
+    """
+    gap, error = nats(lambda x: elbo(x) - log_prob(x), batches)
+    if gap < -(5 * error + ROUNDING):
+        raise ValueError(
+            f"the ELBO lies {-gap:.4g} nats above log p, standard error {error:.2g}: it is no bound of it; "
+            "are both of the same model, of the same x, and in nats?"
+        )
+    return gap, error
+
+
+def rate_distortion(
+    elbo_terms: Callable[[Tensor], tuple[Tensor, Tensor]], batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, float]:
+    """Rate KL(q(z|x) ‖ p(z)) and distortion −E_q log p(x|z), the means in nats per example; their sum is −ELBO.
+
+    elbo_terms: (B, …) -> E_q log p(x|z) and the KL, (B,) each. For x of entropy H, H − distortion ≤ I(x; z) ≤ rate.
+    Alemi et al. 2018, section 2.
+    """
+    terms = per_example(lambda x: torch.stack(elbo_terms(x), 1), batches).double()  # (N, 2)
+    reconstruction, kl = terms.mean(0).tolist()
+    return kl, -reconstruction
+
+
+# ---- missing pixels ------------------------------------------------------------------------------------------------
+
+
+def masked_error(x: Tensor, filled: Tensor, known: Tensor) -> Tensor:
+    """Mean squared error of what was filled in, over the missing pixels only: (B, …) -> (B,), in the unit of x squared.
+
+    known: bool, True where x was given, broadcast to x. Raises ValueError for an example in which nothing is missing.
+    """
+    if filled.shape != x.shape:
+        raise ValueError(f"filled has the shape {tuple(filled.shape)} and x {tuple(x.shape)}: they must agree")
+    check_known(known, x)
+    missing = ~known.expand_as(x).flatten(1)
+    complete = (~missing.any(1)).nonzero()
+    if len(complete):
+        raise ValueError(f"nothing is missing in example {int(complete[0])}: leave it out")
+    squared = (filled - x).flatten(1).square()
+    return torch.where(missing, squared, 0).sum(1) / missing.sum(1)
 
 
 # ---- unusual inputs ------------------------------------------------------------------------------------------------

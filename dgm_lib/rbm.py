@@ -26,7 +26,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from torch.nn.functional import logsigmoid, softplus
 from torch.utils.checkpoint import checkpoint
 
-from dgm_lib.samplers import block_gibbs, check_binary
+from dgm_lib.samplers import block_gibbs, check_binary, check_known
 
 WIDEST = 20  # units that log_z enumerates: a million states
 ROWS = 2**14  # states that it looks at together
@@ -279,7 +279,7 @@ class RBM(nn.Module):
     def gibbs(self, x: Tensor, *, steps: int, known: Tensor | None = None) -> Tensor:
         """Chains that start at x, (B, *shape) -> (B, *shape). known: bool, True where x is held fixed."""
         v = self.rows(x)
-        known = None if known is None else self._mask(known, x)
+        known = None if known is None else check_known(known, x).flatten(1)
         return block_gibbs(self.draw_hidden, self.draw_visible, v, steps=steps, known=known).view_as(x)
 
     @torch.no_grad()
@@ -291,7 +291,7 @@ class RBM(nn.Module):
         """
         if steps < 1 or burn_in < 0:
             raise ValueError(f"steps is {steps}, burn_in {burn_in}: the mean needs at least 1 and 0")
-        mask = self._mask(known, x)
+        mask = check_known(known, x).flatten(1)
         given = self.rows(torch.where(mask.view_as(x), x, 0))
         v = torch.where(mask, given, self.visible.draw(self.base_bias.expand_as(given)))
         total = torch.zeros_like(given)
@@ -313,16 +313,6 @@ class RBM(nn.Module):
     def _check_hidden(self, h: Tensor) -> None:
         if h.shape[1:] != self.hidden_bias.shape:
             raise ValueError(f"expected hidden units (B, {len(self.hidden_bias)}), got {tuple(h.shape)}")
-
-    def _mask(self, known: Tensor, x: Tensor) -> Tensor:
-        if known.dtype != torch.bool:
-            raise ValueError(f"known has the type {known.dtype}: it must be bool, True where x is held fixed")
-        try:
-            return known.expand_as(x).flatten(1)
-        except RuntimeError:
-            raise ValueError(
-                f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}"
-            ) from None
 
 
 # ---- estimates of log Z --------------------------------------------------------------------------------------------

@@ -370,9 +370,8 @@ def check_schedule(steps: int, step_size: float, temperature: float) -> None:
 
 def check_binary(x: Tensor) -> None:
     """Raises ValueError unless x holds floats 0 and 1 only."""
-    ones = x > 0
-    if not x.is_floating_point() or not torch.equal(x, ones.to(x.dtype)):
-        wrong = x[x != ones]
+    if not x.is_floating_point() or not torch.equal(x.clamp(0, 1).ceil_(), x):  # the fastest of several ways
+        wrong = x[x != (x > 0)]
         what = f"a unit is {wrong[0].item():.4g}" if len(wrong) else f"the units are {x.dtype}"
         raise ValueError(f"{what}, not 0.0 or 1.0: binarise the data first, such as (x > 0.5).float()")
 
@@ -383,11 +382,12 @@ def check_units(x: Tensor) -> None:
     check_binary(x)
 
 
-def check_known(known: Tensor, x: Tensor) -> None:
+def check_known(known: Tensor, x: Tensor) -> Tensor:
+    """The mask for every entry of x, True where it is known. Raises ValueError where it is not bool or does not fit."""
     if known.dtype != torch.bool:
-        raise ValueError(f"known has the type {known.dtype}: it must be bool, True where x is held fixed")
+        raise ValueError(f"known has the type {known.dtype}: it must be bool, True where x is known")
     try:
-        known.expand_as(x)
+        return known.expand_as(x)
     except RuntimeError:
         raise ValueError(f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}") from None
 

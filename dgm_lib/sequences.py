@@ -16,6 +16,7 @@ from torch.distributions import Categorical
 from torch.nn.functional import pad
 
 from dgm_lib.distributions import check_possible
+from dgm_lib.em import em
 
 LONGEST = 10_000  # symbols: a sampled word that is still longer has no end
 
@@ -87,10 +88,12 @@ class HiddenMarkovModel(nn.Module):
     """Each symbol depends on a hidden state, and each state on the one before. Baum & Petrie 1966; Rabiner 1989.
 
     The end is a symbol that some state emits; the word stops with it. A model that was not fitted is uniform.
+    alpha: what the M-step adds to each count, so that no symbol becomes impossible.
     """
 
-    def __init__(self, n_states: int, n_symbols: int):
+    def __init__(self, n_states: int, n_symbols: int, *, alpha: float = 0.1):
         super().__init__()
+        self.alpha = alpha
         self.register_buffer("log_initial", torch.zeros(n_states).log_softmax(0))  # (S,), p(s_1)
         self.register_buffer("log_transition", torch.zeros(n_states, n_states).log_softmax(1))  # (S, S), p(s_t|s_{t−1})
         self.register_buffer("log_emission", torch.zeros(n_states, n_symbols).log_softmax(1))  # (S, V), p(x_t|s_t)
@@ -98,9 +101,9 @@ class HiddenMarkovModel(nn.Module):
     # ---- fitting ----
 
     @classmethod
-    def start(cls, n_states: int, n_symbols: int, *, seed: int = 0) -> HiddenMarkovModel:
+    def start(cls, n_states: int, n_symbols: int, *, alpha: float = 0.1, seed: int = 0) -> HiddenMarkovModel:
         """A model with seeded random tables: states that are all alike would stay alike."""
-        model = cls(n_states, n_symbols)
+        model = cls(n_states, n_symbols, alpha=alpha)
         generator = torch.Generator().manual_seed(seed)
         for table in model.buffers():
             # exponential weights, whose shares are any table alike; `rand` is the same in every version of torch
@@ -120,18 +123,9 @@ class HiddenMarkovModel(nn.Module):
         steps: int = 200,
         tolerance: float = 1e-4,
     ) -> HiddenMarkovModel:
-        """Expectation–maximisation from a random start, until a step gains less than `tolerance` nats per word.
-
-        Another seed may end in another, better or worse, optimum. alpha: what the M-step adds to each count, so that no
-        symbol becomes impossible. Baum, Petrie, Soules & Weiss 1970.
-        """
-        model, before = cls.start(n_states, n_symbols, seed=seed).to(x.device), -torch.inf
-        for _ in range(steps):
-            log_prob, expected = model.e_step(x)
-            if log_prob.mean() - before < tolerance:
-                break
-            before = log_prob.mean()
-            model.m_step(expected, alpha=alpha)
+        """`start`, then `em`. Another seed may end in another, better or worse, optimum. Baum et al. 1970."""
+        model = cls.start(n_states, n_symbols, alpha=alpha, seed=seed).to(x.device)
+        em(model, x, steps=steps, tolerance=tolerance)
         return model
 
     def e_step(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -150,10 +144,10 @@ class HiddenMarkovModel(nn.Module):
             pairs += log_pairs.flatten(1).softmax(1).sum(0).view_as(pairs)
         return log_prob, (gamma[:, 0].sum(0), pairs, emissions)
 
-    def m_step(self, expected: tuple[Tensor, Tensor, Tensor], *, alpha: float = 0.0) -> None:
-        """Each table becomes the shares of what is expected, with `alpha` added to each count."""
+    def m_step(self, x: Tensor, expected: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Each table becomes the shares of what is expected. The counts are all that it needs of x."""
         for table, counts in zip((self.log_initial, self.log_transition, self.log_emission), expected):
-            counts = counts + alpha + torch.finfo(counts.dtype).eps  # a state that nobody visits stays a state
+            counts = counts + self.alpha + torch.finfo(counts.dtype).eps  # a state that nobody visits stays a state
             table.copy_((counts / counts.sum(-1, keepdim=True)).log())
 
     # ---- inference ----

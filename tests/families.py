@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
 from dgm_lib.datasets import Split
-from dgm_lib.distributions import StandardNormal
+from dgm_lib.distributions import StandardNormal, logistic_pixels
 from dgm_lib.energy import EnergyModel, NoiseContrast
-from dgm_lib.latent import GaussianMixture
+from dgm_lib.latent import PPCA, GaussianMixture
 from dgm_lib.nets import MLP, ResidualNet
 from dgm_lib.rbm import RBM, BinaryUnits
 from dgm_lib.train import Objective
+from dgm_lib.vae import VAE, Labelled
+from dgm_lib.vq_vae import VQVAE
 
 
 @dataclass
@@ -48,6 +51,12 @@ def classifier(net: nn.Module) -> Family:
 def mixture() -> Family:
     split = points()
     model = GaussianMixture.start(split.x, 2)
+    return Family(model, {"-log p": Objective(model.loss, adam(model))}, split)
+
+
+def ppca() -> Family:
+    split = points()
+    model = PPCA.start(split.x, 1)
     return Family(model, {"-log p": Objective(model.loss, adam(model))}, split)
 
 
@@ -96,10 +105,35 @@ def noise_contrast() -> Family:
     return Family(model, {"contrast": Objective(model.loss, adam(model))}, points())
 
 
+def vae(*, draws: int = 1) -> Family:
+    grey = partial(logistic_pixels, levels=17)
+    model = VAE(MLP(64, 16, 8), MLP(4, 16, (2, 8, 8)), StandardNormal(4), grey, draws=draws)
+    return Family(model, {"-ELBO": Objective(model.loss, adam(model))}, pictures())
+
+
+def conditional_vae() -> Family:
+    """Networks that are told the label of each picture."""
+    encoder, decoder = Labelled(ResidualNet((4, 8, 8), 8, width=4), 3), Labelled(MLP(7, 16, (2, 8, 8)), 3)
+    model = VAE(encoder, decoder, StandardNormal(4), partial(logistic_pixels, levels=17), n_classes=3)
+    return Family(model, {"-ELBO": Objective(model.loss, adam(model))}, pictures())
+
+
+def vq_vae() -> Family:
+    split = pictures()
+    model = VQVAE(MLP(64, 16, (4, 2, 2)), MLP(16, 16, (2, 8, 8)), partial(logistic_pixels, levels=17), 8, (4, 2, 2))
+    model.revive(split.scaled())
+    return Family(model, {"-log p(x|z), codes": Objective(model.loss, adam(model))}, split)
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "softmax classifier": lambda: classifier(MLP(64, 3)),
     "residual classifier": lambda: classifier(ResidualNet((1, 8, 8), 3, width=8)),
     "mixture of Gaussians": mixture,
+    "probabilistic PCA": ppca,
+    "VAE": vae,
+    "VAE, importance-weighted": lambda: vae(draws=3),
+    "VAE, conditional": conditional_vae,
+    "VQ-VAE": vq_vae,
     "two players": two_players,
     "RBM, contrastive divergence": lambda: rbm(n_chains=0),
     "RBM, persistent chains": lambda: rbm(n_chains=32),

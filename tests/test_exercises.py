@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, Independent, MultivariateNormal, Normal, kl_divergence
 
-from dgm_lib import exercises, runtime
+from dgm_lib import distributions, exercises, runtime
 from dgm_lib.exercises import Exercise, check, engine, find, hint, judge, solution
+from dgm_lib.exercises.gradients import with_gradients
 from dgm_lib.exercises.values import as_tensor, show, show_pair
 
 ALL = [exercise for notebook in exercises.NOTEBOOKS for exercise in notebook.EXERCISES]
@@ -135,6 +136,20 @@ def loss_gradient_by_autograd(theta, x, chains, step_size, eps, *, end=torch.Ten
     return gradient
 
 
+def loss_gradient_by_backward(theta, x, chains, step_size, eps, *, parameter=lambda theta: theta):
+    theta = parameter(theta)
+    x_negative = chains - step_size * theta * chains + math.sqrt(2 * step_size) * eps
+    loss = (theta * x**2 / 2).mean() - (theta * x_negative.detach() ** 2 / 2).mean()
+    loss.backward()
+    return theta.grad
+
+
+def loss_gradient_in_numpy(theta, x, chains, step_size, eps):
+    theta, x, chains, eps = (value.numpy() for value in (theta, x, chains, eps))
+    x_negative = chains - step_size * theta * chains + np.sqrt(2 * step_size) * eps
+    return (x**2).mean() / 2 - (x_negative**2).mean() / 2
+
+
 def denoising_loss_by_autograd(score, eps, sigma):
     x_noisy = (sigma * eps).requires_grad_()  # x = 0
     (target,) = torch.autograd.grad(Normal(0.0, sigma).log_prob(x_noisy).sum(), x_noisy)
@@ -152,6 +167,87 @@ def mala_log_ratio_by_distributions(x, x_new, energy, energy_new, score, score_n
     there = Normal(x + step_size * score, sigma).log_prob(x_new)
     back = Normal(x_new + step_size * score_new, sigma).log_prob(x)
     return (-energy_new + back) - (-energy + there)
+
+
+def ppca_mean_by_the_covariance_of_x(x, W, mu, sigma):
+    x, W, mu = x.double(), W.double(), mu.double()
+    return (x - mu) @ torch.linalg.inv(W @ W.T + sigma**2 * torch.eye(len(W))).T @ W
+
+
+def ppca_mean_by_least_squares(x, W, mu, sigma):
+    x, W, mu = (value.numpy().astype(np.float64) for value in (x, W, mu))
+    rows = np.vstack([W / sigma, np.eye(W.shape[1])])  # |x − μ − Wz|² / σ² + |z|²
+    target = np.hstack([(x - mu) / sigma, np.zeros((len(x), W.shape[1]))])
+    return np.linalg.lstsq(rows, target.T, rcond=None)[0].T
+
+
+def elbo_gap_in_loops(log_joint, q):
+    gaps = []
+    for row, weights in zip(log_joint, q):
+        elbo = sum(w * (joint - w.log()) for joint, w in zip(row, weights) if w > 0)
+        gaps.append(torch.logsumexp(row, 0) - elbo)
+    return gaps
+
+
+def gaussian_log_likelihood_in_numpy(x, mean, sigma):
+    z = (x.numpy().astype(float) - mean.numpy()) / sigma
+    return -0.5 * (z**2 + np.log(2 * np.pi * sigma**2)).sum(-1)
+
+
+def kl_by_distributions(mu, log_var):
+    q = Normal(mu, torch.exp(0.5 * log_var))
+    return kl_divergence(Independent(q, 1), Independent(Normal(torch.zeros_like(mu), torch.ones_like(mu)), 1))
+
+
+def level_probability_without_rounding(loc, scale, k, levels):
+    loc, scale = loc.double(), scale.double()
+    a, b = (((k + side) / (levels - 1) - loc) / scale for side in (0.5, -0.5))
+    a, b = a.masked_fill(k == levels - 1, torch.inf), b.masked_fill(k == 0, -torch.inf)
+    return torch.sigmoid(-b) - torch.sigmoid(-a)
+
+
+def level_probability_of_the_library(loc, scale, k, levels):
+    x = k.double() / (levels - 1)
+    return distributions.DiscretizedLogistic(loc.double(), scale.double().log(), levels).log_prob(x).exp()
+
+
+def slerp_in_numpy(a, b, t):
+    a, b = a.numpy(), b.numpy()
+    omega = np.arccos(np.clip(np.dot(a / np.linalg.norm(a), b / np.linalg.norm(b)), -1, 1))
+    if np.sin(omega) == 0:
+        return (1 - t) * a + t * b
+    return np.sin((1 - t) * omega) / np.sin(omega) * a + np.sin(t * omega) / np.sin(omega) * b
+
+
+def slerp_by_threshold(a, b, t):
+    cosine = F.cosine_similarity(a, b, dim=0)
+    if cosine > 0.9995:
+        return torch.lerp(a, b, t)
+    omega = torch.arccos(cosine)
+    return (a * torch.sin(omega - t * omega) + b * torch.sin(t * omega)) / torch.sin(omega)
+
+
+def attribute_vector_by_regression(z, has):
+    inputs = torch.stack([torch.ones(len(z)), has.float()], 1).double()
+    return torch.linalg.lstsq(inputs, z.double()).solution[1]
+
+
+def importance_mean_in_loops(log_w, values):
+    rows = []
+    for b in range(log_w.shape[1]):
+        w = np.exp(log_w[:, b].numpy() - log_w[:, b].max().item())
+        rows.append(sum(w[i] * values[i, b].numpy() for i in range(len(w))) / w.sum())
+    return np.stack(rows)
+
+
+class StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, code):
+        return code.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
 
 
 ALTERNATIVES = {
@@ -234,10 +330,17 @@ ALTERNATIVES = {
         lambda sigma, step_size: torch.tensor(sigma) ** 2 / (2 * torch.tensor(step_size)),
     ],
     "contrastive_loss": [
-        lambda energy_data, energy_model: energy_data.numpy().mean() - energy_model.numpy().mean(),
+        lambda energy_data, energy_model: -(energy_model.mean() - energy_data.mean()),
+        lambda energy_data, energy_model: energy_data.double().sum() / energy_data.numel() - energy_model.mean(),
         lambda energy_data, energy_model: sum(energy_data) / len(energy_data) - sum(energy_model) / len(energy_model),
     ],
-    "loss_gradient": [loss_gradient_by_autograd],
+    "loss_gradient": [
+        loss_gradient_by_autograd,
+        loss_gradient_by_backward,
+        partial(loss_gradient_by_backward, parameter=lambda theta: theta.clone().requires_grad_()),
+        partial(loss_gradient_by_backward, parameter=lambda theta: nn.Parameter(theta.detach())),
+        loss_gradient_in_numpy,
+    ],
     "denoising_loss": [
         denoising_loss_by_autograd,
         lambda score, eps, sigma: 0.5 * (sigma * score + eps).flatten(1).norm(dim=1) ** 2,
@@ -252,6 +355,91 @@ ALTERNATIVES = {
         lambda a, b, both: a - both + b,
         lambda a, b, both: torch.stack([a, b, -both]).sum(0),
         lambda a, b, both: both + (a - both) + (b - both),
+    ],
+    "ppca_posterior_mean": [
+        ppca_mean_by_the_covariance_of_x,
+        ppca_mean_by_least_squares,
+        lambda x, W, mu, sigma: (x - mu) @ W @ torch.inverse(W.T @ W + sigma**2 * torch.eye(W.size(1))),
+        lambda x, W, mu, sigma: (
+            torch.linalg.solve(W.T @ W / sigma**2 + torch.eye(W.size(1)), W.T @ (x - mu).T / sigma**2).T
+        ),
+    ],
+    "elbo_gap": [
+        elbo_gap_in_loops,
+        lambda log_joint, q: log_joint.logsumexp(1) - (q * log_joint).sum(1) + torch.xlogy(q, q).sum(1),
+        lambda log_joint, q: F.kl_div(log_joint.log_softmax(1), q, reduction="none").sum(1),
+        lambda log_joint, q: log_joint.logsumexp(1) - (q * (log_joint - q.clamp(min=1e-12).log())).sum(1),
+    ],
+    "gaussian_log_likelihood": [
+        gaussian_log_likelihood_in_numpy,
+        lambda x, mean, sigma: Normal(mean, sigma).log_prob(x).sum(-1),
+        lambda x, mean, sigma: (
+            -F.mse_loss(mean, x, reduction="none").sum(1) / (2 * sigma**2)
+            - 0.5 * x.shape[1] * math.log(2 * math.pi * sigma**2)
+        ),
+        lambda x, mean, sigma: MultivariateNormal(mean.double(), sigma**2 * torch.eye(x.size(1)).double()).log_prob(x),
+    ],
+    "split_head": [
+        lambda out: (out[:, : out.shape[1] // 2], out[:, out.shape[1] // 2 :]),
+        lambda out: out.split(out.size(1) // 2, dim=-1),
+        lambda out: out.view(len(out), 2, -1).unbind(1),
+        lambda out: np.split(out.numpy(), 2, axis=1),
+    ],
+    "reparameterise": [
+        lambda mu, log_var, eps: mu + log_var.exp().sqrt() * eps,
+        lambda mu, log_var, eps: torch.addcmul(mu, torch.exp(0.5 * log_var), eps),
+        lambda mu, log_var, eps: Normal(mu.double(), log_var.exp() ** 0.5).mean + eps * torch.exp(log_var / 2),
+        lambda mu, log_var, eps: [m + eps[i] * log_var[i].div(2).exp() for i, m in enumerate(mu)],
+    ],
+    "kl_to_standard_normal": [
+        kl_by_distributions,
+        lambda mu, log_var: -0.5 * torch.sum(1 + log_var - mu.pow(2) - log_var.exp(), dim=1),
+        lambda mu, log_var: 0.5 * (mu.numpy() ** 2 + np.exp(log_var.numpy()) - log_var.numpy() - 1).sum(axis=-1),
+        lambda mu, log_var: [sum((m**2 + v.exp() - 1 - v) / 2 for m, v in zip(*row)) for row in zip(mu, log_var)],
+    ],
+    "negative_elbo": [
+        lambda log_p, kl: kl.mean() - log_p.sum() / len(log_p),
+        lambda log_p, kl: -(log_p.sum(dim=(1, 2, 3)) - kl).mean(),
+        lambda log_p, kl: sum(k - row.sum() for row, k in zip(log_p.double(), kl)) / len(kl),
+        lambda log_p, kl: np.mean(kl.numpy() - log_p.numpy().reshape(len(kl), -1).sum(1)),
+    ],
+    "level_probability": [level_probability_without_rounding, level_probability_of_the_library],
+    "iw_bound": [
+        lambda log_w: torch.logsumexp(log_w - math.log(len(log_w)), 0),
+        lambda log_w: np.logaddexp.reduce(log_w.numpy(), axis=0) - np.log(len(log_w)),
+        lambda log_w: (log_w - log_w.max(0).values).exp().mean(0).log() + log_w.max(0).values,
+        lambda log_w: [math.log(sum(math.exp(w - max(c)) for w in c) / len(c)) + max(c) for c in log_w.T.tolist()],
+    ],
+    "free_bits": [
+        lambda kl, threshold: torch.maximum(kl.mean(0), torch.tensor(threshold)).sum(),
+        lambda kl, threshold: F.relu(kl.double().mean(0) - threshold).sum() + threshold * kl.shape[1],
+        lambda kl, threshold: sum(max(float(column.mean()), threshold) for column in kl.T),
+        lambda kl, threshold: np.maximum(kl.numpy().mean(axis=0), threshold).sum(),
+    ],
+    "active_units": [
+        lambda mu, threshold: mu.var(0, correction=0) > threshold,
+        lambda mu, threshold: (mu.numpy().var(axis=0) > threshold).tolist(),
+        lambda mu, threshold: torch.cov(mu.T).diagonal() > threshold,
+        lambda mu, threshold: (mu - mu.mean(0)).square().mean(0).sqrt() > threshold**0.5,
+    ],
+    "spherical_interpolation": [slerp_in_numpy, slerp_by_threshold],
+    "attribute_vector": [
+        attribute_vector_by_regression,
+        lambda z, has: z[has.numpy()].numpy().mean(0) - z[~has].numpy().mean(0),
+        lambda z, has: (
+            (z * has[:, None]).sum(0) / has.sum() - (z * has.logical_not()[:, None]).sum(0) / (len(z) - has.sum())
+        ),
+    ],
+    "importance_mean": [
+        importance_mean_in_loops,
+        lambda log_w, values: torch.einsum("kb,kbd->bd", F.softmax(log_w, 0), values),
+        lambda log_w, values: (values.double() * (log_w - log_w.logsumexp(0)).exp()[..., None]).sum(0),
+    ],
+    "straight_through": [
+        StraightThrough.apply,
+        lambda z, code: code.detach() + z - z.detach(),
+        lambda z, code: z - (z - code).detach(),
+        lambda z, code: [row + (c - row).detach() for row, c in zip(z.double(), code)],
     ],
 }
 
@@ -359,6 +547,8 @@ def variance_of_chains(step, temperature, step_size=0.1, n=50_000):
 def test_langevin_runs_at_the_temperature_asked_and_the_wrong_ones_as_their_hints_say():
     exercise, slack = find("langevin_step"), 1 / (1 - 0.1 / 2)  # of a step of 0.1, exact: T / (1 − η/2)
     assert variance_of_chains(exercise.reference, 0.5) == pytest.approx(0.5 * slack, rel=0.03)
+    doubled = next(wrong for wrong, hint in exercise.wrong if "double the drift" in hint)
+    assert variance_of_chains(doubled, 0.5) == pytest.approx(0.25 / (1 - 0.2 / 2), rel=0.03)
     claims = {"gives T": 0.5, "half of what is asked": 0.25, "twice as hot": 1.0, "always runs at T = 1.": 1.0}
     for words, variance in claims.items():
         wrong = next(wrong for wrong, hint in exercise.wrong if words in plain(hint))
@@ -417,6 +607,100 @@ def test_composed_energy_is_that_of_both_conditions():
     torch.testing.assert_close(found, p_a * p_b * p_x / (p_a * p_b * p_x).sum())
 
 
+# The exercises on latent variables.
+
+
+def test_parts_of_the_elbo_fit_together_and_the_exact_posterior_closes_the_gap():
+    """One latent, so that its exact posterior is a Gaussian q: E_q log p(x|z), on a grid, minus the KL is log p(x)."""
+    W, mu, sigma = torch.tensor([[1.5], [-0.5]]).double(), torch.tensor([1.0, 2.0]).double(), 0.7
+    x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + mu
+    M = W.T @ W + sigma**2 * torch.eye(1)
+    mean = ppca_mean_by_the_covariance_of_x(x, W, mu, sigma)
+    torch.testing.assert_close(
+        find("ppca_posterior_mean").reference(x.float(), W.float(), mu.float(), sigma).double(), mean
+    )
+    log_var = (sigma**2 / M).log().expand(3, 1)
+    eps = torch.linspace(-8, 8, 2001, dtype=torch.float64)
+    weights = Normal(0.0, 1.0).log_prob(eps).softmax(0)
+    z = find("reparameterise").reference(mean, log_var, eps)  # (3, 2001)
+    reconstruction = torch.stack(
+        [
+            find("gaussian_log_likelihood").reference(row.expand(len(eps), 2), mu + draws[:, None] @ W.T, sigma)
+            @ weights
+            for row, draws in zip(x, z)
+        ]
+    )
+    kl = find("kl_to_standard_normal").reference(mean, log_var)
+    loss = find("negative_elbo").reference(reconstruction.view(3, 1, 1, 1), kl)
+    exact = MultivariateNormal(mu, W @ W.T + sigma**2 * torch.eye(2)).log_prob(x)
+    torch.testing.assert_close(loss, -exact.mean(), atol=1e-6, rtol=1e-6)
+
+
+def test_latents_of_ppca_are_most_probable_at_the_posterior_mean():
+    for x, W, mu, sigma in find("ppca_posterior_mean").draw_inputs():
+        z = find("ppca_posterior_mean").reference(x, W, mu, sigma).requires_grad_()
+        log_joint = find("gaussian_log_likelihood").reference(x, z @ W.T + mu, sigma).sum() - z.square().sum() / 2
+        (gradient,) = torch.autograd.grad(log_joint, z)
+        assert gradient.abs().max() < 1e-2 * (x - mu).norm() / sigma**2
+
+
+def test_elbo_gap_is_zero_for_the_posterior_alone():
+    log_joint, _ = find("elbo_gap").draw_inputs()[2]
+    posterior = log_joint.softmax(1)
+    torch.testing.assert_close(find("elbo_gap").reference(log_joint, posterior), torch.zeros(3))
+    assert (find("elbo_gap").reference(log_joint, posterior.roll(1, 1)) > 0.01).all()
+
+
+def test_densities_and_probabilities_sum_to_one():
+    grid = torch.linspace(-12, 12, 5001)[:, None]
+    density = find("gaussian_log_likelihood").reference(grid, torch.full_like(grid, 0.4), 0.8).exp()
+    assert density.sum() * 24 / 5000 == pytest.approx(1, abs=1e-4)
+    for loc, scale in [(0.5, 0.1), (-0.3, 0.02), (1.2, 1.0)]:
+        for levels in (2, 17, 256):
+            every = torch.full((levels,), loc), torch.full((levels,), scale), torch.arange(levels), levels
+            assert find("level_probability").reference(*every).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_iw_bound_rises_with_k_and_stays_below_log_p():
+    """Exactly: the mean over all k-tuples of a latent with three states, each as probable as q makes it."""
+    log_joint, q = torch.tensor([-1.0, -3.0, -2.0]), torch.tensor([0.2, 0.5, 0.3])
+    bounds = []
+    for k in (1, 2, 4, 8):
+        draws = torch.cartesian_prod(*[torch.arange(3)] * k).view(-1, k).T  # (k, 3^k)
+        bounds.append(find("iw_bound").reference((log_joint - q.log())[draws]) @ q[draws].prod(0))
+    assert bounds[0] == pytest.approx((q * (log_joint - q.log())).sum().item(), abs=1e-5)
+    assert all(one < other for one, other in pairwise([*bounds, log_joint.logsumexp(0)]))
+
+
+def test_arc_turns_evenly_and_keeps_its_length():
+    a, b = torch.tensor([3.0, 0.0, 4.0]), torch.tensor([0.0, 5.0, 0.0])
+    points = torch.stack([find("spherical_interpolation").reference(a, b, t) for t in (0, 0.25, 0.5, 0.75, 1)])
+    torch.testing.assert_close(points.norm(dim=1), torch.full((5,), 5.0))
+    turned = F.cosine_similarity(points[1:], points[:-1], dim=1).acos()
+    torch.testing.assert_close(turned, torch.full((4,), math.pi / 8))
+
+
+def test_attribute_lands_on_the_other_group_and_shares_ignore_constants():
+    for z, has in find("attribute_vector").draw_inputs():
+        moved = z[~has] + find("attribute_vector").reference(z, has)
+        torch.testing.assert_close(moved.mean(0), z[has].mean(0), atol=1e-5, rtol=1e-5)
+    log_w, values = find("importance_mean").draw_inputs()[2]
+    shifted = find("importance_mean").reference(log_w + torch.tensor([5.0, -90.0, 0.5]), values)
+    torch.testing.assert_close(find("importance_mean").reference(log_w, values), shifted, atol=1e-5, rtol=1e-4)
+
+
+def test_free_bits_gives_no_gradient_below_its_threshold():
+    kl = torch.tensor([[0.1, 2.0], [0.1, 1.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(find("free_bits").reference(kl, 0.5), kl)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, 0.5], [0.0, 0.5]]))
+
+
+def test_no_unit_is_active_by_the_way_its_variance_is_counted():
+    for mu, threshold in find("active_units").draw_inputs():
+        with_n, with_n_minus_1 = (mu.var(0, correction=correction) for correction in (0, 1))
+        assert ((with_n > 1.05 * threshold) | (with_n_minus_1 < threshold / 1.05)).all()
+
+
 # ---- known wrong answers -------------------------------------------------------------------------------------------
 
 
@@ -441,13 +725,14 @@ def test_inputs_separate_all_wrong_answers(exercise):
 def looks_like(exercise, one, other) -> bool:
     return all(
         a is not None and b is not None and a.shape == b.shape and torch.allclose(a, b, 1e-5, 1e-5, equal_nan=True)
-        for a, b in ((outcome(one, args), outcome(other, args)) for args in exercise.draw_inputs())
+        for a, b in ((outcome(exercise, f, args) for f in (one, other)) for args in exercise.draw_inputs())
     )
 
 
-def outcome(function, arguments) -> Tensor | None:
+def outcome(exercise, function, arguments) -> Tensor | None:
+    """What is compared: the value, with its gradients where the exercise asks for them."""
     try:
-        return as_tensor(function(*arguments))
+        return as_tensor(exercise.differentiated(function)(*arguments))
     except (RuntimeError, IndexError):
         return None
 
@@ -589,6 +874,13 @@ def gibbs_by_rounding(v, W, b, c, u_h, u_v):
     return torch.sigmoid(h @ W.T + b).round()
 
 
+def rbm_gradient_with_one_less(v, v_negative, W, c):
+    def covariance(x):
+        return x.T @ torch.sigmoid(x @ W + c) / (len(x) - 1)
+
+    return covariance(v) - covariance(v_negative)
+
+
 def rbm_gradient_of_the_loss(v, v_negative, W, c):
     return -rbm_gradient_by_autograd(v, v_negative, W, c)
 
@@ -600,8 +892,59 @@ def euler_maruyama(x, score, step_size, temperature, eps):
 loss_gradient_through_the_chain = partial(loss_gradient_by_autograd, end=lambda x: x)
 
 
+def loss_gradient_backward_through_the_chain(theta, x, chains, step_size, eps):
+    x_negative = chains - step_size * theta * chains + math.sqrt(2 * step_size) * eps
+    (theta * x**2 / 2).mean().sub((theta * x_negative**2 / 2).mean()).backward()
+    return theta.grad
+
+
+def mala_with_one_score(x, x_new, energy, energy_new, score, score_new, step_size):
+    return mala_log_ratio_by_distributions(x, x_new, energy, energy_new, score, score, step_size)
+
+
+def mala_with_sigma(sigma):
+    def log_ratio(x, x_new, energy, energy_new, score, score_new, step_size):
+        there = Normal(x + step_size * score, sigma(step_size)).log_prob(x_new)
+        back = Normal(x_new + step_size * score_new, sigma(step_size)).log_prob(x)
+        return energy - energy_new + back - there
+
+    return log_ratio
+
+
 def metropolis(x, x_new, energy, energy_new, score, score_new, step_size):
     return torch.log(torch.exp(-energy_new) / torch.exp(-energy))
+
+
+def elbo_gap_in_numpy(log_joint, q):
+    log_p = np.logaddexp.reduce(log_joint.numpy(), axis=1)
+    return log_p - (q * log_joint - torch.xlogy(q, q)).sum(1).numpy()
+
+
+def density_times_width(loc, scale, k, levels):
+    u = torch.exp(-(k / (levels - 1) - loc) / scale)
+    return u / (scale * (1 + u) ** 2) / (levels - 1)
+
+
+def logistic_share(loc, scale, below, above, levels):
+    below, above = (torch.sigmoid((edge / (levels - 1) - loc) / scale) for edge in (below, above))
+    return above - below
+
+
+def slerp_in_degrees(a, b, t):
+    omega = np.degrees(np.arccos(np.clip(F.cosine_similarity(a, b, dim=0).item(), -1, 1)))
+    if omega == 0:
+        return (1 - t) * a + t * b
+    return (np.sin((1 - t) * omega) * a + np.sin(t * omega) * b) / np.sin(omega)
+
+
+def slerp_of_the_product(a, b, t):
+    omega = torch.arccos(torch.dot(a, b))
+    return (torch.sin((1 - t) * omega) * a + torch.sin(t * omega) * b) / torch.sin(omega)
+
+
+def slerp_undefended(a, b, t):
+    omega = torch.arccos(torch.dot(a / torch.norm(a), b / torch.norm(b)))
+    return (torch.sin((1 - t) * omega) * a + torch.sin(t * omega) * b) / torch.sin(omega)
 
 
 SEEN = [
@@ -610,6 +953,10 @@ SEEN = [
     ("boltzmann_probabilities", lambda e, t: F.softmax(-e * t, -1), "You multiply by T"),
     ("boltzmann_probabilities", lambda e, t: F.softmax(-e / t, 0), "over the first dimension"),
     ("boltzmann_probabilities", lambda e, t: normalised_naively(torch.exp(-e.double() / t)), "lowest energy first"),
+    ("boltzmann_probabilities", lambda e, t: F.softmin(e / t / t, -1), "T stands squared"),
+    ("free_energy", lambda v, W, b, c: -v @ b - F.logsigmoid(v @ W + c).sum(1), "log-probability that it is off"),
+    ("free_energy", lambda v, W, b, c: -v @ b - torch.sigmoid(v @ W + c).log().sum(1), "is off"),
+    ("free_energy", lambda v, W, b, c: -v @ b - torch.logaddexp(c + v @ W, -c - v @ W).sum(1), "h = −1 and h = 1"),
     ("free_energy", lambda v, W, b, c: v @ b + F.softplus(v @ W + c).sum(1), "Both signs"),
     ("free_energy", lambda v, W, b, c: -v @ b - torch.log(1 + torch.exp(v @ W + c)).sum(1), "exp(a) overflows"),
     (
@@ -628,19 +975,27 @@ SEEN = [
     ("rbm_gradient", rbm_gradient_of_the_loss, "gradient of the loss"),
     ("rbm_gradient", lambda *a: rbm_gradient_in_a_loop(*a).T, "Rows and columns are exchanged"),
     ("rbm_gradient", lambda v, n, W, c: rbm_gradient_in_a_loop(v, n, W, 0 * c), "c does not appear"),
+    ("rbm_gradient", lambda v, n, W, c: rbm_gradient_in_a_loop(v, n, W, c) * len(v) / v.numel(), "`len(v)`"),
+    ("rbm_gradient", rbm_gradient_with_one_less, "That is for variances"),
     ("ais_log_z", lambda w, base: w.mean() + base, "Jensen"),
+    ("ais_log_z", lambda w, base: base + (w - w.mean()).exp().mean().log() + w.mean(), "not the largest one"),
+    ("ais_log_z", lambda w, base: torch.exp(w - w[0]).mean().log() + w[0] + base, "not the largest one"),
+    ("ais_log_z", lambda w, base: torch.exp(w - w[-1]).mean().log() + w[-1] + base, "not the largest one"),
+    ("ais_log_z", lambda w, base: torch.exp(w - w.median()).mean().log() + w.median() + base, "not the largest one"),
     ("ais_log_z", lambda w, base: torch.log(torch.mean(torch.exp(w.double()))) + base, "overflows or underflows"),
     ("ais_log_z", lambda w, base: np.log(np.exp(base) * np.exp(w.numpy()).mean()), "overflows or underflows"),
     ("ais_log_z", lambda w, base: torch.logsumexp(w, 0) + base, "without dividing by n"),
     ("langevin_step", euler_maruyama, "half a step"),
     ("langevin_step", lambda x, s, eta, T, eps: x - eta * s + (2 * eta * T) ** 0.5 * eps, "towards high energy"),
     ("langevin_step", lambda x, s, eta, T, eps: x + eta * s, "no noise"),
+    ("langevin_step", lambda x, s, eta, T, eps: x + 2 * eta * s + (2 * eta * T) ** 0.5 * eps, "double the drift"),
     ("langevin_step", lambda x, s, eta, T, eps: x + eta * s / T + np.sqrt(2 * eta) * eps, "divide the score by T"),
     ("langevin_temperature", lambda sigma, eta: sigma / (2 * eta), "not squared"),
     ("langevin_temperature", lambda sigma, eta: (2 * eta) / (sigma * sigma), "Upside down"),
     ("contrastive_loss", lambda data, model: model.mean() - data.mean(), "E for −E"),
     ("contrastive_loss", lambda data, model: abs(data.mean() - model.mean()), "absolute value"),
     ("loss_gradient", loss_gradient_through_the_chain, "End its graph"),
+    ("loss_gradient", loss_gradient_backward_through_the_chain, "End its graph"),
     ("loss_gradient", lambda *a: -loss_gradient_by_autograd(*a), "improbable"),
     ("loss_gradient", lambda t, x, *a: loss_gradient_by_autograd(t, x, *a[:2], 0 * a[2]), "no noise"),
     ("denoising_loss", lambda s, eps, sigma: 0.5 * ((sigma * s - eps) ** 2).flatten(1).sum(1), "sign of eps"),
@@ -651,7 +1006,13 @@ SEEN = [
         lambda p, q, pn, qn: -torch.log(torch.sigmoid(p - q)).mean() + F.softplus(pn - qn).mean(),
         "rounds to 0",
     ),
-    ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(p, q, pn, qn) / 2, "average over both sides"),
+    ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(p, q, pn, qn) / 2, "half of it"),
+    (
+        "nce_loss",
+        lambda p, q, pn, qn: -(F.logsigmoid(p - q) + F.logsigmoid(qn - pn)).mean() / 2,
+        "over all 2B examples",
+    ),
+    ("nce_loss", lambda p, q, pn, qn: F.softplus(q - p).mean() - F.softplus(pn - qn).mean(), "subtract the noise's"),
     ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(q, p, qn, pn), "labels are exchanged"),
     (
         "nce_loss",
@@ -660,7 +1021,107 @@ SEEN = [
     ),
     ("mala_log_ratio", metropolis, "symmetric proposals"),
     ("mala_log_ratio", lambda *a: -mala_log_ratio_by_distributions(*a), "upside down"),
+    ("mala_log_ratio", lambda x, new, e, e_new, s, s_new, eta: e - e_new, "symmetric proposals"),
+    ("mala_log_ratio", mala_with_one_score, "starts at x′ and drifts with the score there"),
+    ("mala_log_ratio", mala_with_sigma(lambda eta: 2 * eta), "do not square it again"),
+    ("mala_log_ratio", mala_with_sigma(lambda eta: eta), "η for the standard deviation"),
+    (
+        "mala_log_ratio",
+        lambda x, n, e, f, s, t, eta: mala_log_ratio_by_distributions(x, n, e, f, s / 2, t / 2, eta),
+        "√η",
+    ),
     ("composed_energy", lambda a, b, both: a + b, "counts p(x) twice"),
+    ("composed_energy", lambda a, b, both: a + b - 2 * both, "divide by p(x) twice"),
+    ("composed_energy", lambda a, b, both: (a - both) + (b - both), "divide by p(x) twice"),
+    ("composed_energy", lambda a, b, both: a - both - (both - b), "divide by p(x) twice"),
+    ("composed_energy", lambda a, b, both: a, "style does not appear"),
+    ("composed_energy", lambda a, b, both: a - both, "−log p(class | x)"),
+    ("composed_energy", lambda a, b, both: b.clone(), "class does not appear"),
+    ("ppca_posterior_mean", lambda x, W, mu, sigma: np.linalg.pinv(W.numpy()) @ (x - mu).numpy().T, "least squares"),
+    ("ppca_posterior_mean", lambda x, W, mu, sigma: torch.linalg.lstsq(W, (x - mu).T).solution.T, "least squares"),
+    (
+        "ppca_posterior_mean",
+        lambda x, W, mu, sigma: ppca_mean_by_the_covariance_of_x(x, W, mu, sigma**0.5),
+        "σ stands where σ² belongs",
+    ),
+    ("ppca_posterior_mean", lambda x, W, mu, sigma: ppca_mean_by_least_squares(x, W, 0 * mu, sigma), "not centre"),
+    ("elbo_gap", lambda joint, q: (q * (torch.log(q) - joint)).sum(-1), "−ELBO, the KL from q to p(x, z)"),
+    ("elbo_gap", lambda joint, q: F.kl_div(q.log(), joint.softmax(1), reduction="none").sum(1), "other direction"),
+    ("elbo_gap", lambda joint, q: -elbo_gap_in_numpy(joint, q), "is never negative"),
+    ("elbo_gap", lambda joint, q: torch.log(joint.exp().sum(1)) - (q * (joint - q.log())).sum(1), "underflows to 0"),
+    ("gaussian_log_likelihood", lambda x, m, s: -((x - m) ** 2).sum(1), "squared error, not a log-likelihood"),
+    ("gaussian_log_likelihood", lambda x, m, s: F.mse_loss(m, x, reduction="none").mean(1), "squared error, not"),
+    ("gaussian_log_likelihood", lambda x, m, s: -0.5 * (((x - m) / s) ** 2).sum(1), "normalising constant is missing"),
+    ("gaussian_log_likelihood", lambda x, m, s: Normal(m, s).log_prob(x).mean(1), "average over the pixels"),
+    ("gaussian_log_likelihood", lambda x, m, s: Normal(m, s**2).log_prob(x).sum(1), "squared twice"),
+    ("gaussian_log_likelihood", lambda x, m, s: Normal(m, s**0.5).log_prob(x).sum(1), "take sigma for the variance"),
+    ("gaussian_log_likelihood", lambda x, m, s: -Normal(m, s).log_prob(x).sum(1), "negative log-likelihood"),
+    ("gaussian_log_likelihood", lambda x, m, s: Normal(m, s).log_prob(x).exp().prod(1).log(), "14 σ and more"),
+    ("split_head", lambda out: (out[:, ::2], out[:, 1::2]), "interleaved"),
+    ("split_head", lambda out: out.view(len(out), -1, 2).unbind(-1), "interleaved"),
+    ("split_head", lambda out: [out[:, : out.shape[1] // 2]] * 2, "one head serves for both"),
+    ("split_head", lambda out: torch.sigmoid(out).chunk(2, 1), "squash the numbers"),
+    ("split_head", lambda out: (out.chunk(2, 1)[0], F.softplus(out.chunk(2, 1)[1])), "softplus makes your log_var"),
+    ("split_head", lambda out: (out.chunk(2, 1)[0], out.chunk(2, 1)[1].exp()), "You give the variance"),
+    ("reparameterise", lambda mu, v, eps: mu, "There is no noise"),
+    ("reparameterise", lambda mu, v, eps: mu + torch.exp(v) * eps, "exp(log_var), the variance"),
+    ("reparameterise", lambda mu, v, eps: mu + v * eps, "log_var itself"),
+    ("reparameterise", lambda mu, v, eps: torch.sigmoid(mu + torch.exp(v / 2) * eps), "squash z"),
+    ("reparameterise", lambda mu, v, eps: torch.sigmoid(mu) + torch.sigmoid(v).div(2).exp() * eps, "squash z"),
+    ("kl_to_standard_normal", lambda mu, v: 0.5 * (1 + v - mu.pow(2) - v.exp()).sum(1), "Yours is negative"),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.sum(1 + v - mu**2 - v**2, 1), "log_var² stands"),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.sum(1 + v - mu**2 - torch.exp(0.5 * v), 1), "standard dev"),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.mean(1 + v - mu**2 - v.exp()), "batch and latents at once"),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.mean(1 + v - mu**2 - v.exp(), 1), "average over the latents"),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.sum(1 + v - mu**2 - v.exp()), "one sum over the latents"),
+    ("kl_to_standard_normal", lambda mu, v: -torch.sum(1 + v - mu**2 - v.exp(), 1), "The ½ is missing"),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.sum(v - mu**2 - v.exp(), 1), "The −1 is missing"),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.sum(1 - v - mu**2 - v.exp(), 1), "log_var has the wrong sign"),
+    ("kl_to_standard_normal", lambda mu, v: kl_by_distributions(mu, v) / math.log(2), "in bits"),
+    ("kl_to_standard_normal", lambda mu, v: kl_by_distributions(mu, 2 * v), "log_var for log σ"),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * (1 + v - mu**2 - v.exp()), "their sum over the last dimension"),
+    ("negative_elbo", lambda log_p, kl: -log_p.mean() + kl.mean(), "average log p over the pixels"),
+    ("negative_elbo", lambda log_p, kl: (log_p.flatten(1).sum(1) - kl).mean(), "This is the ELBO itself"),
+    ("negative_elbo", lambda log_p, kl: -log_p.sum() + kl.sum(), "sum over the batch"),
+    ("negative_elbo", lambda log_p, kl: -log_p.sum((1, 2, 3)).mean() - kl.mean(), "The KL has the wrong sign"),
+    ("negative_elbo", lambda log_p, kl: -log_p.sum((1, 2, 3)).mean() + 0.5 * kl.mean(), "The KL is halved"),
+    ("level_probability", density_times_width, "density at the level times the width"),
+    ("level_probability", lambda loc, s, k, n: logistic_share(loc, s, k - 0.5, k + 0.5, n), "tails the probabilities"),
+    ("level_probability", lambda loc, s, k, n: 2 * logistic_share(loc, s, k - 0.5, k + 0.5, n), "No input agrees"),
+    ("iw_bound", lambda log_w: log_w.mean(0), "the ELBO, estimated with k draws"),
+    ("iw_bound", lambda log_w: torch.log(torch.exp(log_w).mean(0)), "underflows to 0"),
+    ("iw_bound", lambda log_w: np.log(np.exp(log_w.double().numpy()).mean(0)), "underflows to 0"),
+    ("iw_bound", lambda log_w: torch.log(torch.exp(log_w).mean(0) + 1e-8), "small constant inside"),
+    ("iw_bound", lambda log_w: log_w.max(0).values, "best draw alone"),
+    ("iw_bound", lambda log_w: torch.logsumexp(log_w, 0), "without dividing by k"),
+    ("iw_bound", lambda log_w: torch.logsumexp(log_w, 1) - math.log(log_w.shape[1]), "average over the examples"),
+    ("iw_bound", lambda log_w: (F.softmax(log_w, 0) * log_w).sum(0), "weigh the logarithms with their softmax"),
+    ("free_bits", lambda kl, thr: torch.clamp(kl, min=thr).sum(1).mean(), "threshold to each example, before"),
+    ("free_bits", lambda kl, thr: max(kl.sum(1).mean(), torch.tensor(thr)), "whole KL with the threshold"),
+    ("free_bits", lambda kl, thr: torch.minimum(kl.mean(0), torch.tensor(thr)).sum(), "take the smaller one"),
+    ("free_bits", lambda kl, thr: F.relu(kl.mean(0) - thr).sum(), "You subtract the threshold"),
+    ("active_units", lambda mu, thr: mu.var(1) > thr, "latents of one example"),
+    ("active_units", lambda mu, thr: mu.std(0) > thr, "compare the standard deviation"),
+    ("active_units", lambda mu, thr: mu.mean(0).abs() > thr, "size of the latent's mean"),
+    ("active_units", lambda mu, thr: (mu.var(0) > thr).sum(), "how many are in use"),
+    ("spherical_interpolation", lambda a, b, t: torch.lerp(a, b, t), "This is the straight line"),
+    ("spherical_interpolation", lambda a, b, t: slerp_by_threshold(b, a, t), "t and 1 − t are exchanged"),
+    ("spherical_interpolation", slerp_in_degrees, "in degrees"),
+    ("spherical_interpolation", slerp_of_the_product, "without dividing by the lengths"),
+    ("spherical_interpolation", slerp_undefended, "Right until a and b are parallel"),
+    ("spherical_interpolation", lambda a, b, t: F.normalize(slerp_by_threshold(a, b, t), dim=0), "length 1"),
+    ("attribute_vector", lambda z, has: z[~has].mean(0) - z[has].mean(0), "takes the attribute away"),
+    ("attribute_vector", lambda z, has: z[has].mean(0) - z.mean(0), "subtract the mean of all images"),
+    ("attribute_vector", lambda z, has: F.normalize(z[has].mean(0) - z[~has].mean(0), dim=-1), "length 1"),
+    ("importance_mean", lambda log_w, x: x.mean(0), "The weights do not appear"),
+    ("importance_mean", lambda log_w, x: (log_w.exp()[..., None] * x).mean(0), "You average w · value"),
+    ("importance_mean", lambda log_w, x: torch.einsum("kb,kbd->bd", log_w.softmax(-1), x), "over the examples"),
+    (
+        "importance_mean",
+        lambda log_w, x: (normalised_naively(log_w.double().exp().T).T[..., None] * x).sum(0),
+        "exp underflows to 0",
+    ),
+    ("straight_through", lambda z, code: z.detach() + (code - z), "the wrong z is held fast"),
     ("composed_energy", lambda a, b, both: -torch.stack([-a, -b]).logsumexp(0), "mixture"),
     ("hmm_log_prob", hmm_along_the_row, "Each row of the transition sums to 1"),
     ("hmm_log_prob", hmm_adding_along_the_columns, "alpha[:, None]"),
@@ -733,13 +1194,124 @@ def test_mistake_is_recognised_as_a_learner_writes_it(name, answer, words):
     assert words in plain(verdict.message)
 
 
-def test_noise_of_ones_own_is_noticed():
-    def langevin_step(x, score, step_size, temperature, eps):
-        return x + step_size * score + math.sqrt(2 * step_size * temperature) * torch.randn_like(x)
+def langevin_step_with_own_noise(x, score, step_size, temperature, eps):
+    return x + step_size * score + math.sqrt(2 * step_size * temperature) * torch.randn_like(x)
 
-    verdict = judge("langevin_step", langevin_step)
+
+def draw_with_own_noise(mu, log_var, eps):
+    return Normal(mu, (log_var / 2).exp()).rsample()
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("langevin_step", langevin_step_with_own_noise), ("reparameterise", draw_with_own_noise)]
+)
+def test_noise_of_ones_own_is_noticed(name, answer):
+    verdict = judge(name, answer)
     assert verdict.status == "wrong"
     assert "random numbers" in verdict.message
+
+
+# ---- gradients -----------------------------------------------------------------------------------------------------
+
+
+def draw_under_no_grad(mu, log_var, eps):
+    with torch.no_grad():
+        return mu + eps * torch.exp(log_var / 2)
+
+
+def draw_with_new_tensors(mu, log_var, eps):
+    sigma = torch.tensor([[math.exp(v / 2) for v in row] for row in log_var.tolist()])
+    return mu + sigma * eps
+
+
+def contrast_under_no_grad(energy_data, energy_model):
+    with torch.no_grad():
+        return energy_data.mean() - energy_model.mean()
+
+
+def contrast_as_a_new_tensor(energy_data, energy_model):
+    return torch.tensor((energy_data.mean() - energy_model.mean()).item(), requires_grad=True)
+
+
+def half_detached(score, eps, sigma):
+    difference = (sigma * score + eps).flatten(1)
+    return (difference * difference.detach()).sum(1) / 2
+
+
+CUT_OFF = [
+    ("contrastive_loss", lambda data, model: data.mean() - model.detach().mean(), "only x⁻ itself does not"),
+    ("contrastive_loss", lambda data, model: data.mean() - model.data.mean(), "only x⁻ itself does not"),
+    ("contrastive_loss", lambda data, model: data.detach().mean() - model.mean(), "the energies of the data"),
+    ("contrastive_loss", lambda data, model: data.detach().mean() - model.detach().mean(), "any energy"),
+    ("contrastive_loss", lambda data, model: data.mean().item() - model.mean().item(), "any energy"),
+    ("contrastive_loss", lambda data, model: data.numpy().mean() - model.numpy().mean(), "any energy"),
+    ("contrastive_loss", contrast_under_no_grad, "any energy"),
+    ("contrastive_loss", contrast_as_a_new_tensor, "any energy"),
+    ("denoising_loss", lambda s, eps, sigma: denoising_loss_by_autograd(s.detach(), eps, sigma), "back to the score"),
+    ("denoising_loss", half_detached, "which one cuts it off, or changes it?"),
+    ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(p, q, pn.detach(), qn), "nothing lowers p there"),
+    ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(p.data, q, pn, qn), "nothing raises p there"),
+    ("nce_loss", lambda *a: nce_loss_of_one_classifier(*a).item(), "training changes nothing"),
+    ("reparameterise", lambda mu, v, eps: mu.numpy() + np.exp(v.numpy() / 2) * eps.numpy(), "to mu or log_var"),
+    ("reparameterise", lambda mu, v, eps: (mu + (v / 2).exp() * eps).tolist(), "to mu or log_var"),
+    ("reparameterise", lambda mu, v, eps: Normal(mu + (v / 2).exp() * eps, 1e-9).sample(), "to mu or log_var"),
+    ("reparameterise", draw_under_no_grad, "to mu or log_var"),
+    ("reparameterise", draw_with_new_tensors, "comes back to log_var"),
+    ("reparameterise", lambda mu, v, eps: mu + torch.exp(v.data / 2) * eps, "comes back to log_var"),
+    ("reparameterise", lambda mu, v, eps: mu.data + torch.exp(v / 2) * eps, "comes back to mu:"),
+    ("straight_through", lambda z, code: code, "comes back to z"),
+    ("straight_through", lambda z, code: (z + (code - z)).detach(), "at all"),
+    ("straight_through", lambda z, code: code.numpy(), "at all"),
+    ("straight_through", lambda z, code: code + (z - z.detach()), "to the code as well"),
+    ("straight_through", lambda z, code: 0.9 * z + (code - 0.9 * z).detach(), "which one cuts it off, or changes it?"),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), CUT_OFF)
+def test_right_values_without_the_right_gradients_are_wrong(name, answer, words):
+    verdict = judge(name, answer)
+    assert verdict.status == "wrong"
+    assert re.search("the (values are|value is) right, but on input 1 of", plain(verdict.message))
+    assert words in plain(verdict.message)
+
+
+def test_gradients_are_compared_where_the_notebook_has_switched_them_off():
+    with torch.no_grad():
+        assert judge("straight_through", find("straight_through").reference).status == "right"
+        assert judge("straight_through", lambda z, code: code).status == "wrong"
+
+
+def test_the_gradient_shown_is_that_of_the_argument_named():
+    message = plain(judge("straight_through", lambda z, code: z + code - z.detach()).message)
+    assert "the gradient of their sum by code at [0, 0] is 1, the reference's 0." in message
+    message = plain(judge("reparameterise", draw_with_new_tensors).message)
+    assert "by log_var at [0, 0] is 0, the reference's 1.359." in message  # ½ e of log_var = 2, eps = 1
+    message = plain(judge("contrastive_loss", lambda data, model: data.mean() - model.data.mean()).message)
+    assert "the value is right, but on input 1 of 8" in message
+    assert "its gradient by energy_model at [0] is 0, the reference's -0.5." in message
+
+
+def test_with_gradients_puts_value_and_gradients_in_a_row_in_the_order_asked():
+    x, y = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])
+    row = with_gradients(lambda x, y: x.square() * y, [1, 0])(x, y)
+    torch.testing.assert_close(row.float(), torch.cat([x.square() * y, x.square(), 2 * x * y]))
+    assert not x.requires_grad
+    torch.testing.assert_close(with_gradients(lambda x, y: 2 * y, [0])(x, y).float(), torch.cat([2 * y, 0 * x]))
+    of_unlike_shapes = with_gradients(lambda x, y: x.mean() * y.sum(), [0, 1])(x, torch.ones(1, 3))
+    torch.testing.assert_close(of_unlike_shapes.float(), torch.tensor([4.5, 1.5, 1.5, 1.5, 1.5, 1.5]))
+
+
+def test_a_parameter_is_fresh_at_every_call_and_its_first_error_is_told():
+    assert judge("loss_gradient", loss_gradient_by_backward).status == "right"
+    assert all(theta.requires_grad and theta.grad is None for theta, *_ in find("loss_gradient").draw_inputs())
+
+    def loss_not_reduced(theta, x, chains, step_size, eps):
+        (theta * x**2 / 2).backward()
+        return theta.grad
+
+    verdict = judge("loss_gradient", loss_not_reduced)
+    assert verdict.status == "error"
+    assert "only for scalar outputs" in plain(verdict.message)
 
 
 # ---- not attempted -------------------------------------------------------------------------------------------------
@@ -1000,6 +1572,7 @@ DETECTED = [
     (moments, lambda x: moments(x).bfloat16(), "16-bit numbers"),
     (moments, lambda x: moments(x) + 1e-3 * x[:, 0], "small constant"),
     (moments, lambda x: moments(x) + torch.rand(len(x)), "random numbers"),
+    (moments, lambda x: moments(x) + (0.1 * x[:, 0] if len(x) < 5 else torch.rand(len(x))), "random numbers"),
     (moments, lambda x: moments(x) + len(calls) + (calls.append(x) or 0), "a variable outside"),
     (moments, lambda x: moments(x) / (x[:, 0] > 0.2), "infinite"),
     (moments, lambda x: (x - x).mean(1) / 0, "is nan there"),

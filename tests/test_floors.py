@@ -13,9 +13,9 @@ import pytest
 from conftest import ROOT
 
 FLOORS = (
-    {"runtime", "nets", "distributions", "samplers"},
-    {"rbm", "energy", "latent", "vae", "gan", "vae_gan", "classify", "baselines", "sequences"},
-    {"datasets", "checkpoint", "train", "metrics", "plots"},
+    {"runtime", "nets", "distributions", "samplers", "em"},
+    {"rbm", "energy", "latent", "vae", "vq_vae", "gan", "vae_gan", "classify", "baselines", "sequences"},
+    {"datasets", "checkpoint", "train", "metrics", "representations", "plots"},
     {"exercises", "doctor"},
     {"__main__"},
 )

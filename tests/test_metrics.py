@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from dgm_lib import metrics, plots
 from dgm_lib.datasets import Split
@@ -55,6 +55,96 @@ def test_bootstrap_interval_is_near_the_normal_one_and_repeats():
     assert high == pytest.approx(values.mean().item() + half, abs=0.015)
     assert (low, high) == metrics.bootstrap_interval(values)
     assert metrics.bootstrap_interval(torch.ones(5)) == (1.0, 1.0)
+
+
+# ---- bounds of a likelihood ----------------------------------------------------------------------------------------
+# p(z) = N(0, 1), p(x|z) = N(z, 1): p(x) = N(0, 2), p(z|x) = N(x/2, 1/2), I(x; z) = ½ log 2
+
+
+def channel(n=2000):
+    """x (n, 1) whose mean, and nearly whose variance, are those of N(0, 2)."""
+    x = Normal(0, math.sqrt(2)).icdf((torch.arange(n) + 0.5).double() / n)
+    return Split(x[:, None], torch.zeros(n, dtype=torch.long))
+
+
+def log_p(x):
+    return Normal(0, math.sqrt(2)).log_prob(x[:, 0])
+
+
+def terms(x, shift=0.0):
+    """E_q[log p(x|z)] and KL(q ‖ p(z)) in closed form, where q is the posterior, shifted."""
+    q = Normal(x[:, 0] / 2 + shift, math.sqrt(0.5))
+    squared = (x[:, 0] - q.mean).square() + q.variance
+    return -0.5 * (squared + math.log(2 * math.pi)), kl_divergence(q, Normal(0.0, 1.0))
+
+
+def test_the_gap_is_the_kl_of_the_posteriors():
+    for shift in (0.0, 0.3):
+        elbo = lambda x, shift=shift: terms(x, shift)[0] - terms(x, shift)[1]  # noqa: E731
+        gap, error = metrics.elbo_gap(log_p, elbo, channel().batches(300))
+        assert gap == pytest.approx(shift**2, abs=1e-6)  # KL of two Gaussians of variance ½
+        assert error == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gap_of_an_estimated_elbo_is_found_within_its_error(seed):
+    def elbo(x):
+        q = Normal(x[:, 0] / 2 + 0.3, 1.0)
+        z = q.sample()
+        return Normal(z, 1.0).log_prob(x[:, 0]) + Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)
+
+    torch.manual_seed(seed)
+    exact = kl_divergence(Normal(0.3, 1.0), Normal(0.0, math.sqrt(0.5))).item()
+    gap, error = metrics.elbo_gap(log_p, elbo, channel().batches(300))
+    assert 0 < error < 0.05
+    assert abs(gap - exact) < 4 * error
+
+
+def test_what_lies_above_the_likelihood_is_no_bound():
+    with pytest.raises(ValueError, match=r"the ELBO lies 0\.05 nats above log p, standard error .* no bound of it"):
+        metrics.elbo_gap(log_p, lambda x: log_p(x) + 0.05, channel().batches(300))
+    # rounding, and noise within its error, are let through: the figure may then be a hair below 0
+    assert metrics.elbo_gap(log_p, lambda x: log_p(x) + 1e-4, channel().batches(300))[0] < 0
+    noisy = metrics.elbo_gap(log_p, lambda x: log_p(x) + x[:, 0] + 0.05, channel(100).batches(300))
+    assert noisy[0] == pytest.approx(-0.05)
+
+
+def test_rate_and_distortion_bound_the_information_and_meet_it_with_the_exact_posterior():
+    entropy, information = Normal(0, math.sqrt(2)).entropy().item(), math.log(2) / 2
+    rate, distortion = metrics.rate_distortion(terms, channel().batches(300))
+    assert rate == pytest.approx(information, abs=1e-3)
+    assert entropy - distortion == pytest.approx(information, abs=1e-3)
+    rate, distortion = metrics.rate_distortion(lambda x: terms(x, 0.3), channel().batches(300))
+    assert entropy - distortion < information - 0.04
+    assert rate > information + 0.04
+    nats, _ = metrics.nats(lambda x: terms(x, 0.3)[0] - terms(x, 0.3)[1], channel().batches(300))
+    assert rate + distortion == pytest.approx(nats, abs=1e-12)
+
+
+# ---- missing pixels ------------------------------------------------------------------------------------------------
+
+
+def test_masked_error_counts_the_missing_pixels_only():
+    x = torch.zeros(2, 1, 2, 2)
+    filled = torch.tensor([[[[9.0, 1.0], [2.0, 9.0]]], [[[3.0, 9.0], [math.nan, 9.0]]]])
+    known = torch.tensor([[[[True, False], [False, True]]], [[[False, True], [True, True]]]])
+    assert metrics.masked_error(x, filled, known).tolist() == [2.5, 9.0]
+    upper = torch.tensor([[True, True], [False, False]])  # one mask for all
+    assert metrics.masked_error(x[:1], filled[:1], upper).tolist() == [42.5]
+
+
+def test_masks_that_do_not_fit_are_refused():
+    x, known = torch.zeros(3, 1, 2, 2), torch.tensor([[True, False], [False, True]])
+    with pytest.raises(ValueError, match=r"filled has the shape \(1, 2, 2\) and x \(3, 1, 2, 2\)"):
+        metrics.masked_error(x, x[0], known)
+    with pytest.raises(ValueError, match=r"known has the shape \(3, 2\), which does not fit x \(3, 1, 2, 2\)"):
+        metrics.masked_error(x, x, torch.ones(3, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"known has the type torch\.float32: it must be bool"):
+        metrics.masked_error(x, x, known.float())
+    known = known.expand(3, 1, 2, 2).clone()
+    known[1] = True
+    with pytest.raises(ValueError, match="nothing is missing in example 1"):
+        metrics.masked_error(x, x, known)
 
 
 # ---- unusual inputs ------------------------------------------------------------------------------------------------

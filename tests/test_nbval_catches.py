@@ -39,6 +39,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "x.add_(uphill, alpha=step_size)",
         "x.add_(uphill, alpha=0.5 * step_size)",
     ),
+    ("04_latent_variables.ipynb", "latent.py", "/ (x.shape[1] - n_latents)", "/ x.shape[1]"),
+    ("04_latent_variables.ipynb", "vae.py", "z = q.rsample()", "z = q.sample()"),
 ]
 
 SMALL = "small.ipynb"

@@ -14,14 +14,23 @@ from dgm_lib.exercises import (
     boltzmann_machines,
     deep_energy_models,
     engine,
+    latent_variables,
     start_here,
+    vae_in_practice,
     what_is_a_generative_model,
 )
 from dgm_lib.exercises.engine import Exercise, Verdict
 
 __all__ = ["NOTEBOOKS", "Exercise", "Verdict", "check", "find", "hint", "judge", "solution"]
 
-NOTEBOOKS = (start_here, what_is_a_generative_model, boltzmann_machines, deep_energy_models)
+NOTEBOOKS = (
+    start_here,
+    what_is_a_generative_model,
+    boltzmann_machines,
+    deep_energy_models,
+    latent_variables,
+    vae_in_practice,
+)
 WIDTH = 110
 
 

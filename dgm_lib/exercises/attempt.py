@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from types import FrameType
 
@@ -43,9 +43,32 @@ def quiet() -> Iterator[io.StringIO]:
 
 
 def call(function: Callable, names: list[str], arguments: tuple) -> Tensor:
-    """What the function returns for copies of these arguments, as float64. Raises Refused if that is no value."""
+    """What the function returns for copies of these arguments, as float64. Raises Refused if that is no value.
+
+    A parameter is given as one, a leaf that requires a gradient. Where that gives no value, it is given without: numpy
+    refuses such a tensor, and a clone of it, which is no leaf, would collect no gradient.
+    """
     _check_signature(function, names, arguments)
-    copies = tuple(value.clone() if isinstance(value, Tensor) else value for value in arguments)
+    try:
+        return _value(function, names, arguments)
+    except Refused:
+        if any(isinstance(value, Tensor) and value.requires_grad for value in arguments):
+            with suppress(Refused):
+                return _value(function, names, _copies(arguments, parameters=False))
+        raise
+
+
+def _copies(arguments: tuple, *, parameters: bool) -> tuple:
+    return tuple(
+        value.detach().clone().requires_grad_(parameters and value.requires_grad)
+        if isinstance(value, Tensor)
+        else value
+        for value in arguments
+    )
+
+
+def _value(function: Callable, names: list[str], arguments: tuple) -> Tensor:
+    copies = _copies(arguments, parameters=True)
     try:
         result = function(*copies)
     except Exception as error:  # whatever the learner's code raises is what we report

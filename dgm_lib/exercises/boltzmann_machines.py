@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import logsigmoid, one_hot, softplus
 
 from dgm_lib.exercises.engine import Exercise
 
@@ -94,6 +94,10 @@ BOLTZMANN_PROBABILITIES = Exercise(
         (
             lambda energies, temperature: (energies * temperature).softmax(-1),
             "Two slips: the sign of the exponent (low energy means probable), and T multiplies where it should divide.",
+        ),
+        (
+            lambda energies, temperature: (-energies / temperature**2).softmax(-1),
+            "T stands squared. The weight of a state is exp(−E/T): energies are counted in units of T itself.",
         ),
         (
             lambda energies, temperature: (-energies).softmax(-1),
@@ -220,7 +224,8 @@ FREE_ENERGY = Exercise(
     "with exp(−F(v)) = Σ_h exp(−E(v, h)) and E(v, h) = −b·v − c·h − vᵀW h.",
     nudge="Take one hidden unit. What does it add to −E when it is on, and when it is off? Sum the two exponentials. "
     "Then several units: what becomes of a sum over all h when the exponent is a sum over j?",
-    right="weights in the thousands included. The sum over 2^n_hidden states took n_hidden terms.",
+    right="weights in the thousands included. None of the 2^n_hidden states of h need be listed: the logarithm of "
+    "their sum is a sum of n_hidden terms.",
     inputs=machines,
     wrong=[
         (
@@ -241,6 +246,16 @@ FREE_ENERGY = Exercise(
             energy_of(lambda e: -e, lambda a: -softplus(-a)),
             "You have log(1 + exp(−a)) for each hidden unit: the energy of being on, where its negative belongs in "
             "the exponent. exp(−E) of a unit that is on is exp(+a).",
+        ),
+        (
+            energy_of(lambda e: -e, lambda a: -logsigmoid(a)),
+            "You subtract log σ(a), the log-probability that a unit is on. What each unit adds to −F is "
+            "log(1 + exp(a)), which is −log σ(−a): minus the log-probability that it is off.",
+        ),
+        (
+            energy_of(lambda e: -e, lambda a: -torch.logaddexp(a, -a)),
+            "You sum over h = −1 and h = 1. A unit of this machine is 0 or 1: one that is off adds exp(0) = 1 to the "
+            "sum, not exp(−a).",
         ),
         (
             energy_of(lambda e: -e, lambda a: -a),
@@ -650,6 +665,18 @@ RBM_GRADIENT = Exercise(
             "You average over the weights as well. Each has its own derivative; the means are over the examples.",
         ),
         (
+            lambda v, v_negative, W, c: rbm_gradient(v, v_negative, W, c) / len(W),
+            "You divide by D as well, as `v.numel()` or a mean over all of v does. The means are over the examples "
+            "alone, B of them and M: `len(v)`.",
+        ),
+        (
+            lambda v, v_negative, W, c: (
+                phase(v, W, c) * len(v) / (len(v) - 1)
+                - phase(v_negative, W, c) * len(v_negative) / (len(v_negative) - 1)
+            ),
+            "You divide by B − 1 and M − 1. That is for variances; the mean of B examples divides by B.",
+        ),
+        (
             lambda v, v_negative, W, c: W + rbm_gradient(v, v_negative, W, c),
             "These are the weights after a step of size 1. The gradient alone is asked.",
         ),
@@ -677,6 +704,7 @@ def annealed_chains(generator: Generator) -> list[tuple[Tensor, float]]:
         (torch.full((8,), 1.5), 4.0),  # chains that agree
         draw(10, 44.4, shift=1000.0),
         draw(10, 44.4, shift=-1000.0),
+        (torch.tensor([0.0, 1000.0, -1000.0]), 5.0),  # only the largest can be taken out of the sum
         draw(5, 1000.0),
         draw(5, -1000.0),
     ]
@@ -686,17 +714,32 @@ OVERFLOWING = (
     "Right for small weights; beyond some hundred nats exp overflows or underflows and log Z becomes {yours}. Log Z of "
     "an RBM of 500 units is such a number. Take the largest log-weight out of the sum first (`logsumexp`)."
 )
+NOT_THE_LARGEST = (
+    "You take a log-weight, or their mean, out of the sum before exp, but it is not the largest one. Where chains lie "
+    "far apart, exp of the others overflows or underflows, and log Z becomes {yours}. After subtracting the largest, "
+    "no exponent is above 0."
+)
 MEDIAN = "You take the median of the log-weights. Only the mean of the weights is unbiased: the rare large ones count."
 BASE_AS_Z = (
     "log_z_0 is a logarithm already, as its name says. In logarithms a factor Z_0 becomes a summand: add it as it is."
 )
+
+
+def after_subtracting(choose: Callable[[Tensor], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    def log_mean_weight(log_weights: Tensor, log_z_0: float) -> Tensor:
+        shift = choose(log_weights)
+        return log_z_0 + (log_weights - shift).exp().mean().log() + shift
+
+    return log_mean_weight
+
 
 AIS_LOG_Z = Exercise(
     reference=ais_log_z,
     statement="From the log-weights (n,) of n chains of annealed importance sampling, whose weights average Z / Z_0, "
     "and log_z_0 of the distribution they began with: the estimate of log Z, in nats.",
     nudge="Without logarithms: Z ≈ Z_0 · mean of the weights. Which of the steps is a logsumexp?",
-    right="weights of e^±1000 included. The mean of the weights is unbiased; its logarithm errs on the low side.",
+    right="weights of e^1000 beside e^−1000 included. The mean of the weights is unbiased; its logarithm errs on the "
+    "low side.",
     inputs=annealed_chains,
     wrong=[
         (
@@ -751,6 +794,9 @@ AIS_LOG_Z = Exercise(
             lambda log_weights, log_z_0: log_z_0 + (log_weights - log_weights.max()).exp().mean().log(),
             "The largest log-weight was taken out of the sum and never put back: add it after the logarithm.",
         ),
+        (after_subtracting(torch.mean), NOT_THE_LARGEST),
+        (after_subtracting(lambda log_weights: log_weights[0]), NOT_THE_LARGEST),
+        (after_subtracting(torch.min), NOT_THE_LARGEST),
         (
             lambda log_weights, log_z_0: log_z_0 + log_weights.max(),
             "You take the largest weight alone. The estimate is the mean of all n; one weight that outweighs the "
@@ -830,8 +876,8 @@ HOW_MANY = "The exponent k was asked, not the number of terms 2^k. And which lay
 
 LOG_Z_TERMS = Exercise(
     reference=log_z_terms,
-    statement="An RBM has 64 visible and 16 hidden units. Its Z is, exactly, a sum of 2^k terms that need no further "
-    "sum over states. What is the smallest k?",
+    statement="An RBM has 64 visible and 16 hidden units, and its Z is computed exactly. Summing one layer out by its "
+    "product, how many states of the other must be listed? Give the smallest k of 2^k.",
     nudge="The free energy sums out one layer, as a product over its units. Does anything forbid summing out the other "
     "one?",
     right="65,536 terms, one for each hidden state: given h, the visible units are summed out as the hidden ones were "

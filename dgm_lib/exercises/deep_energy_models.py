@@ -99,6 +99,11 @@ LANGEVIN_STEP = Exercise(
             "T = σ² / 2η = ½, whatever T is asked: solve that equation for σ.",
         ),
         (
+            move(lambda eta, T: 2 * eta, right_noise),
+            "You double the drift: σ² / 2η is then half of the temperature asked. The 2 belongs to the variance of the "
+            "noise, and the drift is η · score.",
+        ),
+        (
             move(lambda eta, T: eta / 2, right_noise),
             "You halve the drift, and keep the noise of a whole step: the chains run twice as hot as asked. With "
             "T = σ² / 2η the drift is η · score.",
@@ -256,6 +261,7 @@ def batches_of_energies(generator: Generator) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
+CUT = "A `detach`, `.data`, `.item()`, `no_grad`, numpy or `torch.tensor(…)` cuts the path."
 LOG_Z_OF_CHAINS = (
     "You put −log Σ exp(−E) of the chains in the place of their mean, as if they were states to sum over, each with a "
     "weight. Chains are draws from p already, each counts the same: the derivative of log Z is their plain mean."
@@ -270,11 +276,26 @@ CONTRASTIVE_LOSS = Exercise(
     statement="The scalar whose gradient is that of the mean −log p(x): from the energies (B,) of the data and (M,) of "
     "draws from the model, at T = 1.",
     nudge="Training should make the data probable. Whose energy does it lower, then, and whose does it raise?",
-    right="with more and with fewer chains than data. Its gradient is the likelihood's; its value is not −log p, and "
-    "near 0 means only that data and chains look alike.",
+    right="gradients included. Its gradient is the likelihood's; its value is not −log p, and near 0 means only that "
+    "data and chains look alike.",
     inputs=batches_of_energies,
     atol=1e-4,  # differences of means of hundreds, in float32
+    differentiate=("energy_data", "energy_model"),
     wrong=[
+        (
+            lambda data, model: data.mean() - model.mean().detach(),
+            "No gradient comes back to the energies of the chains, so nothing raises E where the model draws: it falls "
+            "everywhere. The energy of x⁻ needs its gradient; only x⁻ itself does not.",
+        ),
+        (
+            lambda data, model: data.mean().detach() - model.mean(),
+            "No gradient comes back to the energies of the data, so nothing lowers them: the draws are pushed away, "
+            "and that is all. " + CUT,
+        ),
+        (
+            lambda data, model: (data.mean() - model.mean()).detach(),
+            "No gradient comes back to any energy, so training changes nothing. " + CUT,
+        ),
         (
             lambda data, model: model.mean() - data.mean(),
             "The sign is turned: minimising this raises the energy of the data, so they become improbable (E for −E). "
@@ -352,9 +373,15 @@ def springs(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, float, T
     def draw(n_data: int, n_chains: int, step_size: float) -> tuple[Tensor, Tensor, Tensor, float, Tensor]:
         theta = 0.5 + 3 * torch.rand((), generator=generator)
         x, chains, eps = (2 * torch.randn(n, generator=generator) for n in (n_data, n_chains, n_chains))
-        return theta, x, chains, step_size, eps / 2
+        return theta.requires_grad_(), x, chains, step_size, eps / 2
 
-    easy = torch.tensor(0.5), torch.tensor([0.0, 2.0]), torch.tensor([1.0, -2.0]), 0.02, torch.tensor([1.0, 0.0])
+    easy = (
+        torch.tensor(0.5, requires_grad=True),
+        torch.tensor([0.0, 2.0]),
+        torch.tensor([1.0, -2.0]),
+        0.02,
+        torch.tensor([1.0, 0.0]),
+    )
     return [easy, draw(4, 4, 0.1), draw(3, 8, 0.05), draw(10, 2, 0.2), draw(64, 100, 0.01)]
 
 
@@ -376,9 +403,9 @@ def through_the_chain(theta: Tensor, x: Tensor, chains: Tensor, step_size: float
 
 LOSS_GRADIENT = Exercise(
     reference=loss_gradient,
-    statement="The energy E(x) = theta x²/2 has one parameter. chains (n,) take one Langevin step at T = 1, with "
-    "step_size and the given noise eps (n,), and become the negatives x⁻. The derivative by theta of the maximum "
-    "likelihood loss, mean E(x) − mean E(x⁻), for data x (B,): a scalar.",
+    statement="The energy E(x) = theta x²/2 has one parameter, theta, which requires a gradient. chains (n,) take one "
+    "Langevin step at T = 1, with step_size and the given noise eps (n,), and become the negatives x⁻. The derivative "
+    "by theta of the maximum likelihood loss, mean E(x) − mean E(x⁻), for data x (B,): a scalar.",
     nudge="The loss stands for −log p, where x⁻ is any draw from p. Does a change of theta move x⁻ there, or does it "
     "only change the energy at x⁻? By autograd: where does the graph have to end?",
     right="with more and with fewer chains than data. The chains are treated as data: no gradient through their steps.",
@@ -504,10 +531,15 @@ DENOISING_LOSS = Exercise(
     statement="From the model's scores s at x̃ = x + σε, of shape (B, …), the noise eps of that shape and the number "
     "sigma: ½ σ² times the squared distance of s from the score of N(x̃; x, σ² I), one value per example, (B,).",
     nudge="log N(x̃; x, σ² I) = −|x̃ − x|² / 2σ² + const. Differentiate it by x̃, and put in x̃ − x = σε.",
-    right="images included. It is 0 for s = −ε/σ, which no function of x̃ can know: the best one is the mean of −ε/σ "
-    "given x̃, the score of the blurred data.",
+    right="gradients and images included. It is 0 for s = −ε/σ, which no function of x̃ can know: the best one is the "
+    "mean of −ε/σ given x̃, the score of the blurred data.",
     inputs=noisy_examples,
+    differentiate=("score",),
     wrong=[
+        (
+            lambda score, eps, sigma: half_square(sigma * score + eps).detach(),
+            "No gradient comes back to the score, so the model that gave it learns nothing. " + CUT,
+        ),
         (
             lambda score, eps, sigma: half_square(sigma * score - eps),
             "The sign of eps is turned: your score would point along the noise, away from the data. It has to point "
@@ -683,10 +715,28 @@ NCE_LOSS = Exercise(
     "data and at noise, (B,) each: the mean of −log P(data | x) over the data plus the mean of −log P(noise | x) over "
     "the noise, in nats. log_noise_data is log p_noise at the data.",
     nudge="By Bayes' rule P(data | x) = p / (p + p_noise). Divide by p: which function of log p − log p_noise is it?",
-    right="densities of e^−1000 included. For p = p_noise it is 2 log 2 = 1.386: nothing can be told apart. A p that "
-    "does not sum to 1 pays for it here, so log Z can be learnt.",
+    right="gradients and densities of e^−1000 included. For p = p_noise it is 2 log 2 = 1.386: nothing can be told "
+    "apart. A p that does not sum to 1 pays for it here, so log Z can be learnt.",
     inputs=contrasts,
+    differentiate=("log_p_data", "log_p_noise"),
     wrong=[
+        (
+            lambda p_data, noise_data, p_noise, noise_noise: two_sides(
+                p_data - noise_data, p_noise.detach() - noise_noise
+            ),
+            "No gradient comes back to log p at the noise, so nothing lowers p there. The noise and its density are "
+            "given; the model's log p needs its gradient at the noise as well.",
+        ),
+        (
+            lambda p_data, noise_data, p_noise, noise_noise: two_sides(
+                p_data.detach() - noise_data, p_noise - noise_noise
+            ),
+            "No gradient comes back to log p at the data, so nothing raises p there. " + CUT,
+        ),
+        (
+            on_logits(lambda data, noise: two_sides(data, noise).detach()),
+            "No gradient comes back to log p, so training changes nothing. " + CUT,
+        ),
         (
             lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data, p_noise),
             "The noise density does not appear: log p itself is your logit, as if p_noise were 1 everywhere. What "
@@ -718,12 +768,17 @@ NCE_LOSS = Exercise(
         ),
         (
             on_logits(lambda data, noise: two_sides(data, noise) / 2),
-            "You average over both sides together, as a classifier's mean loss over 2B examples would. Here each "
-            "side's mean counts whole, and they add.",
+            "This is half of it: your mean runs over all 2B examples, as a classifier's loss does. The same p makes it "
+            "smallest; here the loss is the sum of two means, one for each side.",
         ),
         (
             on_logits(lambda data, noise: softplus(-data).sum() + softplus(noise).sum()),
             "These are sums over the batch. Each side is a mean.",
+        ),
+        (
+            on_logits(lambda data, noise: softplus(-data).mean() - softplus(noise).mean()),
+            "You subtract the noise's side. Both are −log of a probability that should be large, so both stand in the "
+            "loss with a plus.",
         ),
         (
             on_logits(lambda data, noise: -two_sides(data, noise)),
@@ -848,7 +903,7 @@ def of_distances(x, x_new, energy, energy_new, score, score_new, eta):
 
 MALA_LOG_RATIO = Exercise(
     reference=mala_log_ratio,
-    statement="Metropolis-adjusted Langevin on a line, T = 1: log of p(x′) q(x | x′) / p(x) q(x′ | x), (n,), for "
+    statement="Metropolis-adjusted Langevin on a line, T = 1: log of [p(x′) q(x | x′)] / [p(x) q(x′ | x)], (n,), for "
     "chains at x with the proposals x_new = x′, drawn from q(x′ | x) = N(x′; x + step_size · score, 2 · step_size). "
     "Energies and scores are given at x and at x_new, (n,) each.",
     nudge="Four logarithms: log p at both ends (Z cancels), and two Gaussians of the same variance, one for the way "
@@ -859,8 +914,8 @@ MALA_LOG_RATIO = Exercise(
     wrong=[
         (
             ratio(back=0, there=0),
-            "The proposals' densities are left out: that is Metropolis' rule for symmetric proposals. A Langevin step "
-            "is not symmetric, it is easier downhill: q(x | x′) / q(x′ | x) corrects for it.",
+            "The proposals' densities are left out: that is Metropolis' rule for symmetric proposals (without their "
+            "drift they cancel, too). A Langevin step is easier downhill: q(x | x′) / q(x′ | x) corrects for it.",
         ),
         (
             ratio(back=-1, there=-1),
@@ -901,6 +956,10 @@ MALA_LOG_RATIO = Exercise(
             "You take 2η for the standard deviation of the proposal. It is the variance: do not square it again.",
         ),
         (
+            ratio(variance=lambda eta: eta**2),
+            "You take η for the standard deviation of the proposal. A Langevin step at T = 1 adds √(2η) ε.",
+        ),
+        (
             ratio(variance=lambda eta: 0.5),
             "The squares are not divided by the variance of the proposal: step_size does not appear there.",
         ),
@@ -919,6 +978,10 @@ MALA_LOG_RATIO = Exercise(
         (
             with_scores(lambda score, score_new: (score_new, score)),
             "The scores are exchanged: the way there starts at x, with the score at x.",
+        ),
+        (
+            with_scores(lambda score, score_new: (score / 2, score_new / 2)),
+            "Your proposals drift by (η/2) · score, the form whose noise is √η ε. Here the mean is x + η · score.",
         ),
         (
             with_scores(lambda score, score_new: (-score, -score_new)),
@@ -992,6 +1055,18 @@ COMPOSED_ENERGY = Exercise(
             "whole, and p(x) is in it by accident.",
         ),
         (
+            lambda a, b, everything: a,
+            "The style does not appear: this is the energy of p(x | class) alone.",
+        ),
+        (
+            lambda a, b, everything: b,
+            "The class does not appear: this is the energy of p(x | style) alone.",
+        ),
+        (
+            lambda a, b, everything: a - everything,
+            "The style does not appear: this is −log p(class | x), but for a constant.",
+        ),
+        (
             lambda a, b, everything: a + b + everything,
             "You multiply by p(x) once more. p(x | class) and p(x | style) hold it already, twice: one has to be "
             "divided out.",
@@ -1049,12 +1124,12 @@ COMPOSED_ENERGY = Exercise(
 )
 
 EXERCISES = [
-    LANGEVIN_STEP,
     LANGEVIN_TEMPERATURE,
+    LANGEVIN_STEP,
+    MALA_LOG_RATIO,
     CONTRASTIVE_LOSS,
     LOSS_GRADIENT,
     DENOISING_LOSS,
     NCE_LOSS,
-    MALA_LOG_RATIO,
     COMPOSED_ENERGY,
 ]

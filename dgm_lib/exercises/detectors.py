@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dgm_lib.exercises.values import close
+
+FLOAT32 = 1e-6  # relative: what a few operations lose
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Comparison:
         """Whether two values are the same: shape and every element."""
         return a.shape == b.shape and bool(close(a, b, self.atol, self.rtol).all())
 
+    @cached_property
+    def rounding(self) -> list[float]:
+        """What float32 loses on each input, where a mistake may be a small difference of the large numbers given."""
+        return [FLOAT32 * _largest(*arguments, expected) for arguments, expected in zip(self.arguments, self.expected)]
+
     def first_difference(self) -> int | None:
         """The first input on which the answer is not the reference's."""
         pairs = enumerate(zip(self.answers, self.expected))
@@ -52,6 +60,11 @@ class Comparison:
     def n_different(self) -> int:
         """The number of inputs on which the answer is not the reference's."""
         return sum(not self.agree(answer, expected) for answer, expected in zip(self.answers, self.expected))
+
+
+def _largest(*values: object) -> float:
+    sizes = torch.cat([value.detach().double().abs().flatten() for value in values if isinstance(value, Tensor)])
+    return max(sizes[sizes.isfinite()].tolist(), default=0.0)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 An answer is compared with a reference on seeded inputs. If it differs, it is compared with the known wrong answers of
 the exercise, then handed to the detectors that serve every exercise; failing all that, the first difference is shown.
+Where an exercise is about gradients, those of an answer with the right values are compared in the same way.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,10 +19,12 @@ from torch import Generator, Tensor
 
 from dgm_lib.exercises.attempt import NOT_ATTEMPTED, Refused, call, quiet
 from dgm_lib.exercises.detectors import Comparison, Finding, detect
+from dgm_lib.exercises.gradients import with_gradients
 from dgm_lib.exercises.values import as_tensor, close, show_arguments, show_pair
 
 SEED = 0
 GIVEN_IN_FULL = 1e-6  # relative; what float32 keeps of a number that was computed and not typed
+BROKEN_PATH = "Training sends the gradient back through every step of yours: which one cuts it off, or changes it?"
 MARKS = {"right": "✓", "wrong": "✗", "error": "✗", "not attempted": "·"}
 
 
@@ -34,6 +38,7 @@ class Exercise:
     wrong: known wrong answers, functions like the reference (or values), each with the hint that helps. A hint may
     hold the fields {yours} and {expected}: the two numbers that are shown.
     inputs: the tuples of arguments to compare on, easy ones first, drawn with the generator given.
+    differentiate: names of arguments by which the gradients of the answer's sum have to agree too.
     """
 
     reference: Callable
@@ -44,6 +49,7 @@ class Exercise:
     inputs: Callable[[Generator], list[tuple]] | None = None
     atol: float = 1e-5
     rtol: float = 1e-5
+    differentiate: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,6 +62,11 @@ class Exercise:
     def draw_inputs(self) -> list[tuple]:
         """The same inputs at every call."""
         return self.inputs(Generator().manual_seed(SEED))
+
+    def differentiated(self, function: Callable) -> Callable:
+        """A function like the reference, giving its gradients behind its value, where the exercise asks for them."""
+        by = [self.argument_names.index(name) for name in self.differentiate]
+        return with_gradients(function, by) if by else function
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ def _judge_function(exercise: Exercise, answer: object) -> Verdict:
         return _verdict(exercise, "wrong", _evidence(exercise, found.part, len(inputs)), found.sentence)
     if refused:
         return _verdict(exercise, refused.status, str(refused), *_seen_on(exercise, refused, inputs, len(answers)))
+    if exercise.differentiate and (slip := _gradient_slip(exercise, answer, inputs)):
+        return slip
     return _verdict(exercise, "right", f"agrees with the reference on {len(inputs)} inputs, {exercise.right}")
 
 
@@ -113,6 +126,34 @@ def _answers(exercise: Exercise, function: Callable, inputs: list[tuple]) -> tup
 def _compare(exercise: Exercise, inputs: list[tuple], answers: list[Tensor]) -> Comparison:
     expected = [as_tensor(exercise.reference(*arguments)) for arguments in inputs]
     return Comparison(list(range(len(inputs))), inputs, answers, expected, exercise.atol, exercise.rtol)
+
+
+def _gradient_slip(exercise: Exercise, answer: Callable, inputs: list[tuple]) -> Verdict | None:
+    """The verdict on right values whose gradients are not the reference's; None where these agree as well."""
+    known = [(exercise.differentiated(function), hint) for function, hint in exercise.wrong]
+    asked = replace(exercise, reference=exercise.differentiated(exercise.reference), wrong=known)
+    answers, refused = _answers(asked, exercise.differentiated(answer), inputs)
+    comparison = _compare(asked, inputs[: len(answers)], answers)
+    if comparison.first_difference() is not None:
+        found = recognise(asked, comparison) or Finding(BROKEN_PATH, comparison)
+        return _verdict(exercise, "wrong", _evidence_of_gradient(exercise, comparison, len(inputs)), found.sentence)
+    return _verdict(exercise, refused.status, str(refused)) if refused else None
+
+
+def _evidence_of_gradient(exercise: Exercise, comparison: Comparison, n_inputs: int) -> str:
+    at = comparison.first_difference()
+    by_name = dict(zip(exercise.argument_names, comparison.arguments[at]))
+    entries = [(name, index) for name in exercise.differentiate for index in product(*map(range, by_name[name].shape))]
+    answer, expected = (values[at][-len(entries) :] for values in (comparison.answers, comparison.expected))
+    first = (~close(answer, expected, comparison.atol, comparison.rtol)).int().argmax()
+    name, index = entries[first]
+    yours, reference = show_pair(answer[first], expected[first])
+    one_value = len(comparison.expected[at]) == len(entries) + 1
+    right, gradient = ("value is", "its gradient") if one_value else ("values are", "the gradient of their sum")
+    return (
+        f"the {right} right, but on input {at + 1} of {n_inputs}, {show_arguments(list(by_name), by_name.values())}, "
+        f"{gradient} by {name} at {list(index)} is {yours}, the reference's {reference}."
+    )
 
 
 def _seen_on(exercise: Exercise, refused: Refused, inputs: list[tuple], at: int) -> list[str]:
@@ -180,7 +221,7 @@ def _resembles(c: Comparison, i: int, wrong: Callable) -> bool:
         value = as_tensor(wrong(*c.arguments[i]))
     if value is None or value.shape != c.answers[i].shape:
         return False
-    same = close(value, c.answers[i], c.atol, c.rtol)
+    same = close(value, c.answers[i], max(c.atol, c.rounding[i]), c.rtol)
     if value.shape == c.expected[i].shape:
         truth = c.expected[i].isfinite()
         same |= (value.isfinite() != truth) & (c.answers[i].isfinite() != truth)
@@ -188,9 +229,12 @@ def _resembles(c: Comparison, i: int, wrong: Callable) -> bool:
 
 
 def _changes_when_repeated(exercise: Exercise, comparison: Comparison, function: Callable) -> bool:
-    at = comparison.first_difference()
-    again, _ = _answers(exercise, function, [comparison.arguments[at]])
-    return not again or not torch.equal(again[0].nan_to_num(), comparison.answers[at].nan_to_num())
+    """On any of the inputs: noise of 0 and 1 may well come out the same twice on a small one."""
+    again, _ = _answers(exercise, function, comparison.arguments)
+    pairs = zip(again, comparison.answers)
+    return len(again) < len(comparison.answers) or any(
+        not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs
+    )
 
 
 def _share(c: Comparison) -> str:

@@ -1,0 +1,44 @@
+"""What training would send back through an answer: its gradients, beside its value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+from dgm_lib.exercises.values import as_tensor
+
+
+def with_gradients(function: Callable, by: Sequence[int]) -> Callable[..., Tensor]:
+    """The function, giving its value and behind it the gradients of the value's sum, in one row of float64.
+
+    by: places of the arguments to differentiate by. Where no path leads from the value back to an argument, its
+    gradient is 0.
+    """
+
+    @wraps(function)
+    def value_and_gradients(*arguments: object) -> Tensor:
+        leaves = {place: arguments[place].detach().requires_grad_() for place in by}
+        with torch.enable_grad():
+            value = _value(function, [leaves.get(i, argument) for i, argument in enumerate(arguments)], arguments)
+            gradients = _gradients(value, list(leaves.values()))
+        return torch.cat([as_tensor(part).flatten() for part in (value, *gradients)])
+
+    return value_and_gradients
+
+
+def _value(function: Callable, with_leaves: Sequence[object], arguments: Sequence[object]) -> object:
+    try:
+        return function(*with_leaves)
+    except RuntimeError:  # numpy refuses a tensor that a gradient has to come back to: the path ends there
+        return function(*arguments)
+
+
+def _gradients(value: object, leaves: list[Tensor]) -> Sequence[Tensor]:
+    if isinstance(value, list | tuple) and all(isinstance(row, Tensor) for row in value):
+        value = torch.stack(list(value))
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return torch.autograd.grad(value.sum(), leaves, allow_unused=True, materialize_grads=True)

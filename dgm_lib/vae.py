@@ -1,0 +1,329 @@
+"""Variational autoencoder: a network makes p(x|z), a second one guesses the posterior q(z|x) that learning needs.
+
+log p(x) ≥ E_q[log p(x|z)] − KL(q(z|x) ‖ p(z))             the ELBO; Kingma & Welling 2014, eq. 3
+log p(x) ≥ E log 1/k Σ_i p(x|z_i) p(z_i) / q(z_i|x)        the importance-weighted bound; Burda et al. 2016, eq. 8
+
+All bounds are in nats an example: (B,). What p(x|z) is, the caller says: `pixels` is a function or a module that makes
+a distribution over x of the decoder's output, such as partial(logistic_pixels, levels=17) or NormalNoise().
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+from torch.distributions.kl import kl_divergence
+from torch.nn.functional import one_hot
+
+from dgm_lib.distributions import StandardNormal, at_least_float32, check_labels, diagonal_normal
+
+ROWS = 2**13  # examples times draws that a bound decodes together where no gradient is kept
+
+
+class Prior(Protocol):
+    """What a VAE asks of p(z): StandardNormal, MixturePrior, VampPrior or DeepPrior. Latents are (B, n_latents)."""
+
+    n_latents: int
+
+    def log_prob(self, z: Tensor) -> Tensor: ...
+
+    def sample(self, n: int) -> Tensor: ...
+
+
+class VAE(nn.Module):
+    """VAE(encoder, decoder, StandardNormal(8), partial(logistic_pixels, levels=17)), with D = 8 latents:
+
+    encoder: examples (B, …) -> (B, 2D), the mean and the log-variance of q(z|x), a Gaussian with independent latents.
+    decoder: (B, D) -> what `pixels` makes a distribution over examples of.
+    beta: weight of the KL in `loss`, 1 for a bound of log p; it never touches `elbo`. Higgins et al. 2017, eq. 4.
+    free_bits: nats that each latent may carry at no cost in `loss`. Kingma et al. 2016, eq. 15.
+    draws: k > 1 makes `loss` the importance-weighted bound with k draws.
+    n_classes: if given, p(x|z, y) and q(z|x, y): both networks are called with a label, (x, y) and (z, y), and so is
+    every method here. `Labelled` makes such a network of a plain one. Sohn, Lee & Yan 2015.
+    Raises ValueError where networks, prior and likelihood do not fit each other.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module,
+        pixels: Callable[[Tensor], Distribution],
+        *,
+        beta: float = 1.0,
+        free_bits: float = 0.0,
+        draws: int = 1,
+        n_classes: int | None = None,
+    ):
+        super().__init__()
+        if not (0 <= beta < math.inf and 0 <= free_bits < math.inf and draws >= 1):
+            raise ValueError(f"beta is {beta:g}, free_bits {free_bits:g}, draws {draws}: they must be ≥ 0, ≥ 0 and ≥ 1")
+        if draws > 1 and (beta != 1 or free_bits):
+            raise ValueError(
+                f"beta is {beta:g} and free_bits {free_bits:g}: with draws > 1 there is no KL to weigh, take 1 and 0"
+            )
+        self.encoder, self.decoder, self.prior, self.pixels = encoder, decoder, prior, pixels
+        self.beta, self.free_bits, self.draws, self.n_classes = beta, free_bits, draws, n_classes
+        if free_bits and not self.has_closed_form():
+            raise ValueError(
+                f"free_bits is {free_bits:g}: a {type(prior).__name__} has no KL for each latent, as StandardNormal has"
+            )
+        self._try_networks()
+
+    @torch.no_grad()
+    def _try_networks(self) -> None:
+        """Runs both once, so that a misfit is said before any training; notes the shape of an example."""
+        reference = next(self.parameters(), torch.empty(0))
+        y = None if self.n_classes is None else torch.zeros(2, dtype=torch.int64, device=reference.device)
+        self.eval()  # no layer learns from these zeros
+        with explained(f"the decoder does not take the {self.prior.n_latents} latents of the prior"):
+            out = self.decoder(*given(reference.new_zeros(2, self.prior.n_latents), y))
+        self.shape = self.pixels(out).batch_shape[1:]
+        with explained(f"the encoder does not take the examples {tuple(self.shape)} that the decoder makes"):
+            self.posterior(reference.new_zeros(2, *self.shape), y)
+        self.train()
+
+    # -- the model
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """q(z|x) over (B, D), for examples (B, *shape)."""
+        self._check(x, y)
+        out = at_least_float32(self.encoder(*given(x, y)))  # nats need more than bfloat16, should it run in that
+        if out.shape != (len(x), 2 * self.prior.n_latents):
+            raise ValueError(
+                f"the encoder gives {tuple(out.shape[1:])} an example, and the prior has {self.prior.n_latents} "
+                f"latents: it must end in {2 * self.prior.n_latents} numbers, a mean and a log-variance for each"
+            )
+        mu, log_var = out.chunk(2, 1)  # each (B, D)
+        return diagonal_normal(mu, log_var)
+
+    def likelihood(self, z: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x|z) over examples, for latents (B, D). Its base_dist is that of single pixels."""
+        self._check_labels(y, len(z))
+        return Independent(self.pixels(at_least_float32(self.decoder(*given(z, y)))), len(self.shape))
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """(n, *shape): z from the prior, then x from p(x|z). y: (n,) labels, where the model has classes."""
+        return self.likelihood(self.prior.sample(n), y).sample()
+
+    # -- bounds
+
+    def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """An unbiased estimate of the ELBO with one draw: (B, *shape) -> (B,) nats."""
+        reconstruction, kl = self.elbo_terms(x, y)
+        return reconstruction - kl
+
+    def elbo_terms(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """E_q[log p(x|z)] and KL(q(z|x) ‖ p(z)), each (B,) nats: minus the distortion, and the rate."""
+        q = self.posterior(x, y)
+        z = q.rsample()
+        return self.likelihood(z, y).log_prob(x), self.kl(q, z)
+
+    def has_closed_form(self) -> bool:
+        """Whether KL(q ‖ p(z)) is computed, and not estimated: only where the prior is a Gaussian like q."""
+        return isinstance(self.prior, StandardNormal)
+
+    def kl(self, q: Distribution, z: Tensor) -> Tensor:
+        """KL(q ‖ p(z)), (B,) nats: in closed form where there is one, else log q(z) − log p(z) with z drawn from q."""
+        if self.has_closed_form():
+            return kl_divergence(q, self.prior.distribution())
+        return q.log_prob(z) - self.prior.log_prob(z)
+
+    def iw_bound(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
+        """An unbiased estimate of the bound with k draws: (B, *shape) -> (B,) nats. k → ∞ gives log p."""
+        if k < 1:
+            raise ValueError(f"k is {k}: the importance-weighted bound needs at least 1 draw")
+        q = self.posterior(x, y)
+        log_w = []
+        for part in split_draws(k, len(x)):
+            likelihood, log_ratio = self._draw(q, y, part)
+            log_w.append(likelihood.log_prob(repeated(x, part)).view(part, -1) + log_ratio)
+        return torch.cat(log_w).logsumexp(0) - math.log(k)
+
+    def log_weight(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """log p(x, z) − log q(z|x) with one draw z of q, (B,) nats: its exp is unbiased for p(x)."""
+        return self.iw_bound(x, 1, y)
+
+    def _draw(self, q: Distribution, y: Tensor | None, k: int) -> tuple[Distribution, Tensor]:
+        """With k draws z of q for each example: p(x|z) over (k·B, *shape), and log p(z) − log q(z|x), (k, B) nats."""
+        z = q.rsample((k,))  # (k, B, D)
+        flat = z.flatten(0, 1)
+        log_ratio = self.prior.log_prob(flat).view(k, -1) - q.log_prob(z)
+        return self.likelihood(flat, None if y is None else y.repeat(k)), log_ratio
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Mean of −ELBO, with β and free bits if they are set; of minus the importance-weighted bound if draws > 1."""
+        y = None if self.n_classes is None else y
+        if self.draws > 1:
+            return -self.iw_bound(x, self.draws, y).mean()
+        if self.free_bits:
+            q = self.posterior(x, y)
+            per_latent = kl_divergence(q.base_dist, self.prior.distribution().base_dist).mean(0)  # (D,)
+            kl = per_latent.clamp(min=self.free_bits).sum()
+            return self.beta * kl - self.likelihood(q.rsample(), y).log_prob(x).mean()
+        reconstruction, kl = self.elbo_terms(x, y)
+        return (self.beta * kl - reconstruction).mean()
+
+    # -- use
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """E[x|z] at the mean z of q(z|x): the shape of x."""
+        return self.likelihood(self.posterior(x, y).mean, y).mean
+
+    @torch.no_grad()
+    def fill_in(self, x: Tensor, known: Tensor, y: Tensor | None = None, *, k: int = 100, rounds: int = 5) -> Tensor:
+        """E[x | the known pixels], by importance resampling: (B, *shape), known pixels as in x.
+
+        Draws of q(z|x) count as much as they explain the known pixels, w ∝ p(x_known|z) p(z) / q(z|x), and the mean of
+        E[x|z] over them fills the gaps. q was made for whole examples: so the filled x goes in again, `rounds` times.
+        What x holds in the gaps is where it begins: a mean image is better than noise. Mattei & Frellsen 2019, eq. 12.
+        known: bool, True where x is known, broadcast against x.
+        """
+        if k < 1 or rounds < 1:
+            raise ValueError(f"k is {k}, rounds {rounds}: filling in needs at least 1 of each")
+        known = self._mask(known, x)
+        for _ in range(rounds):
+            x = torch.where(known, x, self._weighted_mean(x, known, y, k))
+        return x
+
+    def _weighted_mean(self, x: Tensor, known: Tensor, y: Tensor | None, k: int) -> Tensor:
+        """The mean of E[x|z] over k draws of q(z|x), each counted w times: the shape of x."""
+        q = self.posterior(x, y)
+        there = torch.where(known, x, 0)  # what is missing need not be a level
+        mean, log_total = torch.zeros_like(x), x.new_full(x.shape[:1], -math.inf)
+        for part in split_draws(k, len(x)):
+            likelihood, log_ratio = self._draw(q, y, part)
+            pixels = likelihood.base_dist
+            log_p = torch.where(repeated(known, part), pixels.log_prob(repeated(there, part)), 0)
+            log_w = log_p.flatten(1).sum(1).view(part, -1) + log_ratio
+            before, log_total = log_total, torch.logaddexp(log_total, log_w.logsumexp(0))
+            share = (before - log_total).exp().view(-1, *[1] * len(self.shape))  # of the draws before these
+            new = torch.einsum("kb,kb...->b...", (log_w - log_total).exp(), pixels.mean.unflatten(0, (part, -1)))
+            mean = share * mean + new
+        return mean
+
+    # -- what is let in
+
+    def _check(self, x: Tensor, y: Tensor | None) -> None:
+        if x.shape[1:] != self.shape or not x.is_floating_point():
+            expected = ", ".join(map(str, ("B", *self.shape)))
+            raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
+        self._check_labels(y, len(x))
+
+    def _check_labels(self, y: Tensor | None, n: int) -> None:
+        if y is None and self.n_classes is not None:
+            raise ValueError(f"this VAE is conditioned on one of {self.n_classes} classes: give the labels y")
+        if y is not None and self.n_classes is None:
+            raise ValueError("this VAE has no classes: leave y out, or make it with n_classes")
+        if y is not None:
+            check_labels(y, n, self.n_classes)
+
+    def _mask(self, known: Tensor, x: Tensor) -> Tensor:
+        if not x.isfinite().all():
+            raise ValueError("x holds NaN or ∞: begin the gaps with numbers, such as the mean of the training examples")
+        if known.dtype != torch.bool:
+            raise ValueError(f"known is {known.dtype}: it must be bool, True where x is known")
+        with explained(f"known has the shape {tuple(known.shape)}, which does not fit x"):
+            return known.expand_as(x)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Says what torch's own message, which knows matrices only, is about."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
+def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+    """The arguments of a network that may be told the label."""
+    return (x,) if y is None else (x, y)
+
+
+def repeated(x: Tensor, k: int) -> Tensor:
+    """k copies of a batch, one after the other: (B, …) -> (k·B, …)."""
+    return x.expand(k, *x.shape).flatten(0, 1)
+
+
+def split_draws(k: int, n: int) -> list[int]:
+    """k draws for each of n examples, in parts that fit into memory. With a gradient, all are kept anyway."""
+    part = k if torch.is_grad_enabled() else max(1, ROWS // n)
+    return [min(part, k - done) for done in range(0, k, part)]
+
+
+# ---- conditioning --------------------------------------------------------------------------------------------------
+
+
+class Labelled(nn.Module):
+    """A network that is told a label, as K more inputs, all 0 but the label's: net(x with K more channels or numbers).
+
+    x: (B, C, H, W) or (B, D); y: (B,) labels.
+    """
+
+    def __init__(self, net: nn.Module, n_classes: int):
+        super().__init__()
+        self.net, self.n_classes = net, n_classes
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        label = one_hot(y, self.n_classes).to(x).view(len(x), -1, *[1] * (x.dim() - 2))
+        return self.net(torch.cat([x, label.expand(-1, -1, *x.shape[2:])], 1))
+
+
+# ---- learnt priors -------------------------------------------------------------------------------------------------
+
+
+class VampPrior(nn.Module):
+    """p(z) = 1/K Σ_k q(z|u_k): the posterior's mean over K learnt inputs u_k. Tomczak & Welling 2018, eq. 9.
+
+    encoder: that of a VAE without classes. x: (K, *shape) examples to begin with; the u_k are free to leave the data.
+    """
+
+    def __init__(self, encoder: nn.Module, x: Tensor):
+        super().__init__()
+        self.encoder = encoder
+        self.inputs = nn.Parameter(x.clone())
+        with torch.no_grad():
+            self.n_latents = encoder(x).shape[1] // 2
+
+    def distribution(self) -> Distribution:
+        mu, log_var = at_least_float32(self.encoder(self.inputs)).chunk(2, 1)
+        weights = torch.distributions.Categorical(logits=torch.zeros_like(mu[:, 0]))
+        return torch.distributions.MixtureSameFamily(weights, diagonal_normal(mu, log_var), validate_args=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(B, D) -> (B,) nats."""
+        return self.distribution().log_prob(z)
+
+    def sample(self, n: int) -> Tensor:
+        """(n, D)."""
+        return self.distribution().sample((n,))
+
+
+class DeepPrior(nn.Module):
+    """A VAE of latents as the prior of another VAE: two levels, p(z₂) p(z₁|z₂) p(x|z₁). Rezende et al. 2014.
+
+    Its p(z₁) has no closed form, so that log_prob is one draw's estimate: exp of it is unbiased for p(z₁), and a bound
+    that is made of it stays a bound.
+    """
+
+    def __init__(self, vae: VAE):
+        super().__init__()
+        if len(vae.shape) != 1:
+            raise ValueError(f"this VAE is one of examples {tuple(vae.shape)}: the prior must be one of vectors")
+        self.vae, self.n_latents = vae, vae.shape[0]
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(B, D) -> (B,) nats."""
+        return self.vae.log_weight(z)
+
+    def sample(self, n: int) -> Tensor:
+        """(n, D)."""
+        return self.vae.sample(n)
