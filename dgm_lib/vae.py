@@ -22,7 +22,7 @@ from torch.nn.functional import one_hot
 
 from dgm_lib.distributions import StandardNormal, at_least_float32, check_labels, diagonal_normal
 
-ROWS = 2**13  # examples times draws that a bound decodes together where no gradient is kept
+ROWS = 2**11  # examples times draws decoded together where no gradient is kept: what fits a cache is faster, too
 
 
 class Prior(Protocol):

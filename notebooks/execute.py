@@ -75,8 +75,12 @@ def execute(path: Path | str, cell_seconds: int = CELL_SECONDS) -> Run:
 
 
 def kernel_environment() -> dict[str, str]:
-    """The kernel's environment: no progress bars, and figures shown in the notebook."""
-    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    """The kernel's environment: no progress bars, figures in the notebook, one thread.
+
+    The course's networks are too small to gain from more, and where anything else runs,
+    threads that wait for each other take five times as long. OMP_NUM_THREADS overrules.
+    """
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "TQDM_DISABLE": "1"}
     environment.pop("MPLBACKEND", None)
     return environment
 

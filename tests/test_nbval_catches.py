@@ -41,6 +41,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     ("04_latent_variables.ipynb", "latent.py", "/ (x.shape[1] - n_latents)", "/ x.shape[1]"),
     ("04_latent_variables.ipynb", "vae.py", "z = q.rsample()", "z = q.sample()"),
+    ("05_vae_in_practice.ipynb", "vae.py", "(self.beta * kl - reconstruction).mean()", "(kl - reconstruction).mean()"),
 ]
 
 SMALL = "small.ipynb"
