@@ -26,7 +26,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from torch.nn.functional import logsigmoid, softplus
 from torch.utils.checkpoint import checkpoint
 
-from dgm_lib.samplers import block_gibbs, check_binary, check_known
+from dgm_lib.samplers import block_gibbs, check_binary, check_known, full_precision
 
 WIDEST = 20  # units that log_z enumerates: a million states
 ROWS = 2**14  # states that it looks at together
@@ -260,7 +260,7 @@ class RBM(nn.Module):
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of F(data) − F(negatives), whose gradient is that of −log p(v), but for the chains' shortness."""
         v = self.rows(x)
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would drown a small difference of two means
+        with full_precision(x.device.type):  # bfloat16 would drown a small difference of two means
             both = torch.cat([v, self._negatives(v)])
             field = self.hidden_field(both)
             if len(self.chains):
