@@ -21,6 +21,7 @@ from torch.distributions.kl import kl_divergence
 from torch.nn.functional import one_hot
 
 from dgm_lib.distributions import StandardNormal, at_least_float32, check_labels, diagonal_normal
+from dgm_lib.samplers import check_known
 
 ROWS = 2**11  # examples times draws decoded together where no gradient is kept: what fits a cache is faster, too
 
@@ -228,10 +229,7 @@ class VAE(nn.Module):
     def _mask(self, known: Tensor, x: Tensor) -> Tensor:
         if not x.isfinite().all():
             raise ValueError("x holds NaN or ∞: begin the gaps with numbers, such as the mean of the training examples")
-        if known.dtype != torch.bool:
-            raise ValueError(f"known is {known.dtype}: it must be bool, True where x is known")
-        with explained(f"known has the shape {tuple(known.shape)}, which does not fit x"):
-            return known.expand_as(x)
+        return check_known(known, x)
 
 
 @contextmanager

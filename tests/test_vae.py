@@ -702,7 +702,7 @@ def test_labels_for_a_vae_without_classes_are_refused():
         (torch.ones(8, 9).bool(), r"known has the shape \(8, 9\), which does not fit x"),
         (torch.ones(3, 1, 8, 8).bool(), r"known has the shape \(3, 1, 8, 8\), which does not fit x"),
         (torch.ones(1, 4, 1, 8, 8).bool(), r"known has the shape \(1, 4, 1, 8, 8\)"),
-        (torch.ones(8, 8), "known is torch.float32: it must be bool"),
+        (torch.ones(8, 8), r"known has the type torch\.float32: it must be bool"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(known, message):
