@@ -20,6 +20,7 @@ from dgm_lib.energy import EnergyModel, NoiseContrast, ReconstructionEnergy, den
 from dgm_lib.latent import GaussianMixture
 from dgm_lib.nets import MLP, ConvEncoder
 from dgm_lib.train import Objective, averaged, fit
+from dgm_lib.two_sample import frechet_distance
 
 # ---- densities in the plane ----------------------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class Judge(nn.Module):
 
     def distance(self, x: Tensor, reference: Tensor) -> float:
         with torch.no_grad():
-            return metrics.frechet_distance(self.body(x), self.body(reference))
+            return frechet_distance(self.body(x), self.body(reference))
 
 
 def judge() -> Judge:

@@ -12,13 +12,13 @@ All energies are in nats. Du & Mordatch 2019; Vincent 2011; Song et al. 2019; Gu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from dgm_lib.nets import frozen, one_number
 from dgm_lib.samplers import (
     Box,
     Law,
@@ -83,7 +83,7 @@ class EnergyModel(nn.Module):
     def energy(self, x: Tensor) -> Tensor:
         """E(x): (B, *shape) -> (B,) nats. Raises ValueError for another shape or another number of outputs."""
         self._check_shape(x)
-        return one_number(self.net(x), len(x))
+        return one_number(self.net(x), len(x), "the energy")
 
     def score(self, x: Tensor) -> Tensor:
         """−∇_x E(x), the score at T = 1: the shape of x, without a graph."""
@@ -121,26 +121,6 @@ class EnergyModel(nn.Module):
     def _check_shape(self, x: Tensor) -> None:
         if x.shape[1:] != self.shape:
             raise ValueError(f"expected examples of shape {tuple(self.shape)}, got {tuple(x.shape[1:])}")
-
-
-def one_number(values: Tensor, n: int) -> Tensor:
-    """What a network says of n examples, (n, 1) or (n,), as (n,). Raises ValueError for anything else."""
-    values = values.squeeze(1) if values.dim() == 2 else values
-    check_energy(values, n)
-    return values
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradient for the module's parameters while only ∇_x is wanted; they get it back whatever happens."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    for p in parameters:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in parameters:
-            p.requires_grad_(True)
 
 
 class ReconstructionEnergy(nn.Module):
@@ -216,7 +196,7 @@ class NoiseContrast(nn.Module):
 
     def energy(self, x: Tensor) -> Tensor:
         """E(x): (B, …) -> (B,) nats. Raises ValueError for another number of outputs."""
-        return one_number(self.net(x), len(x))
+        return one_number(self.net(x), len(x), "the energy")
 
     def log_prob(self, x: Tensor) -> Tensor:
         """−E(x) − log_z, (B, …) -> (B,) nats: it integrates to 1 only where the estimate is good."""

@@ -151,38 +151,18 @@ def _distances(train: Tensor, rows: Tensor, k: int) -> Tensor:
 # ---- samples -------------------------------------------------------------------------------------------------------
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """‖μ₁ − μ₂‖² + Tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) between the Gaussians fitted to features (N, D) and (M, D).
-
-    It is the square of a distance, in the features' unit squared. Small samples make it larger: compare it with that
-    of two real samples of the same sizes. Dowson & Landau 1982; Heusel et al. 2017.
-    """
-    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(
-            f"features have the shapes {tuple(a.shape)} and {tuple(b.shape)}: they must be (N, D) and (M, D) with the "
-            "same D and at least 2 rows each"
-        )
-    a, b = a.detach().cpu().double(), b.detach().cpu().double()
-    root_a, root_b = _covariance_root(a), _covariance_root(b)
-    overlap = torch.linalg.matrix_norm(root_a @ root_b, "nuc")  # Tr (Σ₁Σ₂)^½: sum of the singular values of Σ₁^½ Σ₂^½
-    distance = (a.mean(0) - b.mean(0)).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * overlap
-    return max(distance.item(), 0.0)  # rounding may leave it a hair below
-
-
-def _covariance_root(x: Tensor) -> Tensor:
-    """The symmetric square root of the covariance of rows: (N, D) -> (D, D)."""
-    values, vectors = torch.linalg.eigh(x.T.cov().view(x.shape[1], x.shape[1]))
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
-
-
 def class_entropy(y: Tensor, n_classes: int) -> float:
     """Entropy in nats of how the labels (N,) spread over the classes: ln K if evenly, 0 if all are of one class."""
+    return torch.special.entr(class_shares(y, n_classes)).sum().item()
+
+
+def class_shares(y: Tensor, n_classes: int) -> Tensor:
+    """The share of each class among labels (N,): (K,) float64, of sum 1."""
     if y.dim() != 1 or not len(y):
         raise ValueError(f"labels have the shape {tuple(y.shape)}: they must be (N,), at least one")
     if y.min() < 0 or y.max() >= n_classes:
         raise ValueError(f"labels go from {y.min()} to {y.max()}: they must lie in 0 … {n_classes - 1}")
-    shares = torch.bincount(y, minlength=n_classes).double() / len(y)
-    return torch.special.entr(shares).sum().item()
+    return torch.bincount(y, minlength=n_classes).double() / len(y)
 
 
 # ---- densities in the plane ----------------------------------------------------------------------------------------

@@ -10,17 +10,16 @@ a distribution over x of the decoder's output, such as partial(logistic_pixels, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.distributions.kl import kl_divergence
-from torch.nn.functional import one_hot
 
 from dgm_lib.distributions import StandardNormal, at_least_float32, check_labels, diagonal_normal
+from dgm_lib.nets import explained, given
 from dgm_lib.samplers import check_known
 
 ROWS = 2**11  # examples times draws decoded together where no gradient is kept: what fits a cache is faster, too
@@ -232,20 +231,6 @@ class VAE(nn.Module):
         return check_known(known, x)
 
 
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Says what torch's own message, which knows matrices only, is about."""
-    try:
-        yield
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{what}: {error}") from error
-
-
-def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
-    """The arguments of a network that may be told the label."""
-    return (x,) if y is None else (x, y)
-
-
 def repeated(x: Tensor, k: int) -> Tensor:
     """k copies of a batch, one after the other: (B, …) -> (k·B, …)."""
     return x.expand(k, *x.shape).flatten(0, 1)
@@ -255,24 +240,6 @@ def split_draws(k: int, n: int) -> list[int]:
     """k draws for each of n examples, in parts that fit into memory. With a gradient, all are kept anyway."""
     part = k if torch.is_grad_enabled() else max(1, ROWS // n)
     return [min(part, k - done) for done in range(0, k, part)]
-
-
-# ---- conditioning --------------------------------------------------------------------------------------------------
-
-
-class Labelled(nn.Module):
-    """A network that is told a label, as K more inputs, all 0 but the label's: net(x with K more channels or numbers).
-
-    x: (B, C, H, W) or (B, D); y: (B,) labels.
-    """
-
-    def __init__(self, net: nn.Module, n_classes: int):
-        super().__init__()
-        self.net, self.n_classes = net, n_classes
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        label = one_hot(y, self.n_classes).to(x).view(len(x), -1, *[1] * (x.dim() - 2))
-        return self.net(torch.cat([x, label.expand(-1, -1, *x.shape[2:])], 1))
 
 
 # ---- learnt priors -------------------------------------------------------------------------------------------------

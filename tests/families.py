@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
 from dgm_lib.datasets import Split
-from dgm_lib.distributions import StandardNormal, logistic_pixels
+from dgm_lib.distributions import NormalNoise, StandardNormal, logistic_pixels
 from dgm_lib.energy import EnergyModel, NoiseContrast
+from dgm_lib.gan import GAN, WASSERSTEIN, gradient_penalty
 from dgm_lib.latent import PPCA, GaussianMixture
-from dgm_lib.nets import MLP, ResidualNet
+from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic, ResidualNet
 from dgm_lib.rbm import RBM, BinaryUnits
 from dgm_lib.train import Objective
-from dgm_lib.vae import VAE, Labelled
+from dgm_lib.vae import VAE
+from dgm_lib.vae_gan import VAEGAN
 from dgm_lib.vq_vae import VQVAE
 
 
@@ -125,6 +127,44 @@ def vq_vae() -> Family:
     return Family(model, {"-log p(x|z), codes": Objective(model.loss, adam(model))}, split)
 
 
+def adversaries(model: GAN, split: Split, *, every: int = 1) -> Family:
+    """`every`: critic's turns to one of the generator."""
+    objectives = {
+        "critic": Objective(model.critic_loss, adam(model.critic)),
+        "generator": Objective(model.generator_loss, adam(model.generator), every=every),
+    }
+    return Family(model, objectives, split)
+
+
+def gan() -> Family:
+    return adversaries(GAN(MLP(2, 16, 2), MLP(2, 16, 1), StandardNormal(2)), points())
+
+
+def wgan_gp() -> Family:
+    """Its critic ends without a bias: in the difference of two of its values a bias would be no parameter at all."""
+    critic = nn.Sequential(MLP(2, 16, 16), nn.SiLU(), nn.Linear(16, 1, bias=False))
+    model = GAN(MLP(2, 16, 2), critic, StandardNormal(2), WASSERSTEIN, penalty=gradient_penalty)
+    return adversaries(model, points(160), every=5)  # five batches an epoch: one turn of the generator in each
+
+
+def conditional_gan() -> Family:
+    """Both players are told the label of each picture."""
+    generator, critic = Labelled(MLP(7, 16, (1, 8, 8)), 3), ProjectionCritic(MLP(64, 16), 16, 3)
+    return adversaries(GAN(generator, critic, StandardNormal(4), box=(0, 1), n_classes=3), pictures())
+
+
+def vae_gan() -> Family:
+    """Three players; σ of the pixels is the decoder's."""
+    vae = VAE(MLP(64, 16, 8), MLP(4, 16, (1, 8, 8)), StandardNormal(4), NormalNoise())
+    model = VAEGAN(vae, DCCritic((1, 8, 8), 4), pixel_weight=1.0)
+    objectives = {
+        "critic": Objective(model.critic_loss, adam(model.critic)),
+        "decoder": Objective(model.decoder_loss, adam(nn.ModuleList([vae.decoder, vae.pixels]))),
+        "encoder": Objective(model.encoder_loss, adam(vae.encoder)),
+    }
+    return Family(model, objectives, pictures())
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "softmax classifier": lambda: classifier(MLP(64, 3)),
     "residual classifier": lambda: classifier(ResidualNet((1, 8, 8), 3, width=8)),
@@ -135,6 +175,10 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "VAE, conditional": conditional_vae,
     "VQ-VAE": vq_vae,
     "two players": two_players,
+    "GAN": gan,
+    "GAN, Wasserstein with gradient penalty": wgan_gp,
+    "GAN, conditional": conditional_gan,
+    "VAE-GAN": vae_gan,
     "RBM, contrastive divergence": lambda: rbm(n_chains=0),
     "RBM, persistent chains": lambda: rbm(n_chains=32),
     "energy model": energy_model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from torch.optim import SGD
 from benchmarks import __main__ as benchmarks
 from benchmarks import (
     fit_speed,
+    gan_figures,
+    gan_speed,
     harness,
     langevin_speed,
     nbval_flakes,
@@ -24,6 +27,7 @@ from benchmarks import (
     two_processes,
 )
 from benchmarks.harness import Figure, Measurement
+from dgm_lib import datasets
 from dgm_lib.datasets.published import DataError
 from dgm_lib.energy import EnergyModel
 from dgm_lib.rbm import RBM, BinaryUnits
@@ -271,6 +275,48 @@ def test_a_sampler_of_another_law_is_not_timed():
     langevin_speed.check_law("ours", langevin_speed.ours)
     with pytest.raises(RuntimeError, match="colder has the variance"):
         langevin_speed.check_law("colder", colder)
+
+
+def test_fit_and_the_bare_loop_of_a_gan_are_the_same_steps(monkeypatch):
+    """With the same noise and order, both players end where they end by hand."""
+    split = gan_speed.Split(torch.randint(256, (24, 1, 28, 28), dtype=torch.uint8), torch.zeros(24).long(), 256)
+    noise = torch.randn(8, gan_speed.LATENTS)
+    monkeypatch.setattr(gan_speed, "WIDTH", 4)
+    monkeypatch.setattr(gan_speed, "BATCH", 8)
+    ends = []
+    for train in (gan_speed.ours, gan_speed.bare):
+        gan = gan_speed.new_gan(0)
+        gan.prior.sample = lambda n: noise
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "randn", lambda *size: noise)
+            patch.setattr(torch, "randperm", lambda n, **_: torch.arange(n))
+            train(gan, split)
+        ends.append(gan.state_dict())
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name])
+    assert not torch.equal(ends[0]["generator.0.weight"], gan_speed.new_gan(0).generator[0].weight)
+
+
+def test_a_stub_of_torchvision_is_gone_after_the_import():
+    before = "torchvision" in gan_speed.sys.modules
+    with gan_speed.torchvision_stub():
+        assert "torchvision.utils" in gan_speed.sys.modules
+    assert ("torchvision" in gan_speed.sys.modules) is before
+
+
+def test_modes_are_found_by_good_samples_only():
+    modes = gan_figures.grid_of_gaussians()
+    torch.manual_seed(0)
+    count, share = modes.found(modes.draw(20_000))
+    assert count == 25
+    assert share == pytest.approx(1 - math.exp(-4.5), abs=0.005)  # a Rayleigh variable below 3
+    assert modes.found(modes.means[:3] + torch.tensor([0.0, 0.149])) == (3, 1.0)
+    assert modes.found(modes.means[:3] + torch.tensor([0.0, 0.151])) == (0, 0.0)
+
+
+def test_the_eight_gaussians_are_those_of_the_data_set():
+    modes, data = gan_figures.eight_gaussians(), datasets.load("eight_gaussians", n=5000)
+    assert modes.found(data.train.x)[1] == pytest.approx(1 - math.exp(-4.5), abs=0.006)
 
 
 def test_two_phases_are_the_gradient_of_the_enumerated_likelihood():

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from functools import partial
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 import pytest
@@ -189,6 +189,15 @@ def elbo_gap_in_loops(log_joint, q):
     return gaps
 
 
+def log_sum_exp_by(largest):
+    def elbo_gap(log_joint, q):
+        top = largest(log_joint)
+        log_p = (log_joint - top).exp().sum(1).log() + top.flatten()
+        return log_p - (q * log_joint - torch.xlogy(q, q)).sum(1)
+
+    return elbo_gap
+
+
 def gaussian_log_likelihood_in_numpy(x, mean, sigma):
     z = (x.numpy().astype(float) - mean.numpy()) / sigma
     return -0.5 * (z**2 + np.log(2 * np.pi * sigma**2)).sum(-1)
@@ -248,6 +257,102 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient, None
+
+
+def critic_loss_by_labels(real, fake):
+    bce = F.binary_cross_entropy_with_logits
+    return bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))
+
+
+def critic_turn_without_a_graph(critic, generator, x, z):
+    with torch.no_grad():
+        fake = generator(z)
+    return critic_loss_by_labels(critic(x), critic(fake))
+
+
+def js_in_loops(p, q):
+    def kl(a, b):
+        return sum(u * math.log(u / v) for u, v in zip(a, b) if u > 0)
+
+    mixtures = ((p + q) / 2).tolist()
+    return [(kl(a, m) + kl(b, m)) / 2 for a, b, m in zip(p.tolist(), q.tolist(), mixtures)]
+
+
+def js_by_scipy(p, q):
+    from scipy.spatial.distance import jensenshannon
+
+    return np.nan_to_num(jensenshannon(p.double().numpy(), q.double().numpy(), axis=1)) ** 2
+
+
+def wasserstein_by_scipy(x, y):
+    from scipy.stats import wasserstein_distance
+
+    return wasserstein_distance(x.double().numpy(), y.double().numpy())
+
+
+def wasserstein_by_assignment(x, y):
+    from scipy.optimize import linear_sum_assignment
+
+    cost = np.abs(x.double().numpy()[:, None] - y.double().numpy())
+    return cost[linear_sum_assignment(cost)].mean()
+
+
+def modes_in_loops(x, centres, radius):
+    return len({k for point in x for k, centre in enumerate(centres) if math.dist(point, centre) <= radius})
+
+
+def penalty_by_backward(critic, real, fake, alpha, *, create_graph=True, image=lambda alpha: alpha.view(-1, 1, 1, 1)):
+    x = fake + image(alpha) * (real - fake)
+    x.requires_grad_()
+    scores = critic(x)
+    (gradient,) = torch.autograd.grad(scores, x, torch.ones_like(scores), create_graph=create_graph)
+    return (gradient.view(len(x), -1).norm(2, dim=1) - 1) ** 2
+
+
+def penalty_in_a_loop(critic, real, fake, alpha):
+    penalties = []
+    for x, made, a in zip(real, fake, alpha):
+        point = (a * x + (1 - a) * made)[None].requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(point), point, create_graph=True)
+        penalties.append((gradient.square().sum().sqrt() - 1) ** 2)
+    return penalties
+
+
+def frechet_by_matrices(mu_1, var_1, mu_2, var_2):
+    from scipy.linalg import sqrtm
+
+    a, b = (np.diag(var.double().numpy()) for var in (var_1, var_2))
+    way = (mu_1.double() - mu_2.double()).numpy()
+    return way @ way + np.trace(a + b - 2 * sqrtm(a @ b).real)
+
+
+def precision_in_loops(real, made, k):
+    def radius(point):
+        return sorted(math.dist(point, other) for other in real)[k]
+
+    radii = [radius(point) for point in real]
+    return sum(any(math.dist(x, c) <= r for c, r in zip(real, radii)) for x in made) / len(made)
+
+
+def precision_without_itself(real, made, k):
+    distances = torch.cdist(real, real).fill_diagonal_(torch.inf)
+    radii = distances.sort(1).values[:, k - 1]
+    return (torch.cdist(made, real) - radii <= 0).sum(1).gt(0).double().mean()
+
+
+def sharpness_by_convolution(x):
+    pixels = x.flatten(0, 1)[:, None].double()
+    kernels = torch.tensor([[-1.0, 1.0]]).double()
+    maps = [F.conv2d(pixels, kernel.view(1, 1, *kernel.shape)) for kernel in (kernels, kernels.T)]
+    return sum(table.square().mean((1, 2, 3)).view(len(x), -1).mean(1) for table in maps)
+
+
+def three_players_by_labels(kl, reconstruction, real, reconstructed, sampled, gamma):
+    bce = F.binary_cross_entropy_with_logits
+    made = torch.stack([reconstructed, sampled])
+    zeros, ones = torch.zeros_like(made), torch.ones_like(made)
+    critic = bce(real, ones[0]) + 2 * bce(made, zeros)
+    return (kl + reconstruction).mean(), (gamma * reconstruction).mean() + 2 * bce(made, ones), critic
 
 
 ALTERNATIVES = {
@@ -366,6 +471,7 @@ ALTERNATIVES = {
     ],
     "elbo_gap": [
         elbo_gap_in_loops,
+        log_sum_exp_by(lambda log_joint: log_joint.amax(1, keepdim=True)),
         lambda log_joint, q: log_joint.logsumexp(1) - (q * log_joint).sum(1) + torch.xlogy(q, q).sum(1),
         lambda log_joint, q: F.kl_div(log_joint.log_softmax(1), q, reduction="none").sum(1),
         lambda log_joint, q: log_joint.logsumexp(1) - (q * (log_joint - q.clamp(min=1e-12).log())).sum(1),
@@ -383,7 +489,7 @@ ALTERNATIVES = {
         lambda out: (out[:, : out.shape[1] // 2], out[:, out.shape[1] // 2 :]),
         lambda out: out.split(out.size(1) // 2, dim=-1),
         lambda out: out.view(len(out), 2, -1).unbind(1),
-        lambda out: np.split(out.numpy(), 2, axis=1),
+        lambda out: list(out.double().tensor_split(2, dim=1)),
     ],
     "reparameterise": [
         lambda mu, log_var, eps: mu + log_var.exp().sqrt() * eps,
@@ -401,7 +507,7 @@ ALTERNATIVES = {
         lambda log_p, kl: kl.mean() - log_p.sum() / len(log_p),
         lambda log_p, kl: -(log_p.sum(dim=(1, 2, 3)) - kl).mean(),
         lambda log_p, kl: sum(k - row.sum() for row, k in zip(log_p.double(), kl)) / len(kl),
-        lambda log_p, kl: np.mean(kl.numpy() - log_p.numpy().reshape(len(kl), -1).sum(1)),
+        lambda log_p, kl: torch.stack([kl.double().sum(), -log_p.double().sum()]).sum() / len(kl),
     ],
     "level_probability": [level_probability_without_rounding, level_probability_of_the_library],
     "iw_bound": [
@@ -413,8 +519,8 @@ ALTERNATIVES = {
     "free_bits": [
         lambda kl, threshold: torch.maximum(kl.mean(0), torch.tensor(threshold)).sum(),
         lambda kl, threshold: F.relu(kl.double().mean(0) - threshold).sum() + threshold * kl.shape[1],
-        lambda kl, threshold: sum(max(float(column.mean()), threshold) for column in kl.T),
-        lambda kl, threshold: np.maximum(kl.numpy().mean(axis=0), threshold).sum(),
+        lambda kl, threshold: sum(max(column.mean(), torch.tensor(threshold)) for column in kl.T),
+        lambda kl, threshold: torch.where(kl.mean(0) > threshold, kl.mean(0), threshold).sum(),
     ],
     "active_units": [
         lambda mu, threshold: mu.var(0, correction=0) > threshold,
@@ -440,6 +546,119 @@ ALTERNATIVES = {
         lambda z, code: code.detach() + z - z.detach(),
         lambda z, code: z - (z - code).detach(),
         lambda z, code: [row + (c - row).detach() for row, c in zip(z.double(), code)],
+    ],
+    "optimal_critic": [
+        lambda log_p, log_q: torch.stack([log_p, log_q]).softmax(0)[0],
+        lambda log_p, log_q: (log_p - torch.logaddexp(log_p, log_q)).exp(),
+        lambda log_p, log_q: 1 / (1 + np.exp(log_q.double().numpy() - log_p.double().numpy())),
+        lambda log_p, log_q: [0.5 + 0.5 * math.tanh(a / 2) for a in (log_p - log_q).tolist()],
+    ],
+    "critic_loss": [
+        critic_loss_by_labels,
+        lambda real, fake: -F.logsigmoid(real).mean() - F.logsigmoid(-fake).mean(),
+        lambda real, fake: F.softplus(torch.neg(real)).sum() / len(real) + (fake - F.logsigmoid(fake)).mean(),
+        lambda real, fake: torch.logaddexp(-real, torch.zeros(())).mean() + torch.logaddexp(fake, 0 * fake).mean(),
+    ],
+    "generator_loss": [
+        lambda fake: F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake)),
+        lambda fake: -F.logsigmoid(fake).sum() / fake.numel(),
+        lambda fake: torch.logaddexp(-fake.double(), torch.zeros(())).mean(),
+        lambda fake: (F.softplus(fake) - fake).mean(),
+    ],
+    "critic_turn": [
+        critic_turn_without_a_graph,
+        lambda critic, generator, x, z: critic_loss_by_labels(critic(x.detach()), critic(generator(z).data)),
+        lambda critic, generator, x, z: (
+            F.softplus(critic(generator(z).detach())).mean() - F.logsigmoid(critic(x)).mean()
+        ),
+    ],
+    "js_divergence": [
+        js_in_loops,
+        js_by_scipy,
+        lambda p, q: (
+            torch.special.entr((p + q) / 2).sum(1) - (torch.special.entr(p) + torch.special.entr(q)).sum(1) / 2
+        ),
+        lambda p, q: (kl_by_torch(p, (p + q) / 2) + kl_by_torch(q, (p + q) / 2)) / 2,
+    ],
+    "wasserstein_1d": [
+        wasserstein_by_scipy,
+        wasserstein_by_assignment,
+        lambda x, y: F.l1_loss(torch.sort(x, descending=True).values, torch.sort(y, descending=True).values),
+        lambda x, y: np.mean(np.abs(np.sort(x.numpy()) - np.sort(y.numpy()))),
+    ],
+    "modes_covered": [
+        modes_in_loops,
+        lambda x, centres, radius: (torch.cdist(centres, x).min(1).values <= radius).sum(),
+        lambda x, centres, radius: ((x[:, None] - centres).square().sum(-1) <= radius**2).any(0).double().sum(),
+    ],
+    "generator_output": [
+        torch.sigmoid,
+        lambda raw: (torch.tanh(raw / 2) + 1) / 2,
+        lambda raw: 1 / (1 + torch.exp(-raw)),
+        lambda raw: F.logsigmoid(raw.double()).exp(),
+        lambda raw: torch.stack([raw, torch.zeros_like(raw)]).softmax(0)[0],
+    ],
+    "hinge_losses": [
+        lambda real, fake: (
+            -torch.minimum(torch.zeros(()), -1 + real).mean() - (-1 - fake).clamp(max=0).mean(),
+            fake.neg().mean(),
+        ),
+        lambda real, fake: [(1 - real).clamp(min=0).mean() + F.relu(fake + 1).mean(), -fake.sum() / len(fake)],
+        lambda real, fake: np.array([np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), -fake.mean()]),
+    ],
+    "gradient_penalty": [penalty_by_backward, penalty_in_a_loop],
+    "spectral_norm": [
+        lambda W: torch.linalg.matrix_norm(W, 2),
+        lambda W: np.linalg.norm(W.numpy(), 2),
+        lambda W: torch.linalg.svdvals(W)[0],
+        lambda W: torch.linalg.eigvalsh((W @ W.T).double())[-1].sqrt(),
+    ],
+    "projection_score": [
+        lambda features, y, weight, embedding: (features * (weight + embedding[y])).sum(-1),
+        lambda features, y, weight, embedding: torch.einsum("bd,bd->b", features, F.embedding(y, embedding) + weight),
+        lambda features, y, weight, embedding: (features @ (embedding + weight).T)[range(len(y)), y],
+        lambda features, y, weight, embedding: [x @ weight + x @ embedding[c] for x, c in zip(features, y)],
+    ],
+    "frechet_of_gaussians": [
+        frechet_by_matrices,
+        lambda mu_1, var_1, mu_2, var_2: (
+            torch.dist(mu_1, mu_2) ** 2 + (var_1 + var_2 - 2 * (var_1 * var_2).sqrt()).sum()
+        ),
+        lambda mu_1, var_1, mu_2, var_2: (
+            ((mu_1 - mu_2).numpy() ** 2).sum() + ((np.sqrt(var_1) - np.sqrt(var_2)) ** 2).sum()
+        ),
+    ],
+    "precision": [precision_in_loops, precision_without_itself],
+    "best_reconstruction": [
+        lambda candidates, weights: torch.einsum("k,kchw->chw", weights, candidates),
+        lambda candidates, weights: np.average(candidates.numpy(), axis=0, weights=weights.numpy()),
+        lambda candidates, weights: sum(w * x for w, x in zip(weights, candidates.double())),
+    ],
+    "sharpness": [
+        sharpness_by_convolution,
+        lambda x: torch.diff(x, dim=-1).pow(2).mean((1, 2, 3)) + torch.diff(x, dim=-2).pow(2).mean((1, 2, 3)),
+        lambda x: sum((np.diff(x.numpy(), axis=axis) ** 2).mean((1, 2, 3)) for axis in (2, 3)),
+    ],
+    "feature_reconstruction": [
+        lambda phi, x, x_hat: F.mse_loss(phi(x_hat), phi(x), reduction="none").sum((1, 2, 3)) / 2,
+        lambda phi, x, x_hat: [0.5 * torch.sum((a - b) ** 2) for a, b in zip(phi(x).detach(), phi(x_hat))],
+        lambda phi, x, x_hat: (
+            Normal(0.0, 1.0).log_prob(torch.zeros(())) - Normal(phi(x_hat), 1.0).log_prob(phi(x))
+        ).sum((1, 2, 3)),
+    ],
+    "hybrid_critic_loss": [
+        lambda critic, x, x_hat, sample: (
+            critic_loss_by_labels(critic(x), critic(x_hat.data)) - F.logsigmoid(-critic(sample.detach())).mean()
+        ),
+        lambda critic, x, x_hat, sample: (
+            F.softplus(-critic(x)).mean() + sum(F.softplus(critic(made.detach())).mean() for made in (sample, x_hat))
+        ),
+    ],
+    "three_players": [three_players_by_labels],
+    "balanced_weight": [
+        lambda rec, game: torch.linalg.vector_norm(rec) / torch.linalg.vector_norm(game),
+        lambda rec, game: (rec.square().sum() / game.square().sum()).sqrt(),
+        lambda rec, game: np.linalg.norm(rec.numpy().ravel()) / np.linalg.norm(game.numpy().ravel()),
     ],
 }
 
@@ -701,6 +920,83 @@ def test_no_unit_is_active_by_the_way_its_variance_is_counted():
         assert ((with_n > 1.05 * threshold) | (with_n_minus_1 < threshold / 1.05)).all()
 
 
+# The exercises on adversarial learning.
+
+
+def test_no_critic_beats_the_optimal_one_and_its_loss_is_log_4_less_twice_the_divergence():
+    p, q = torch.tensor([0.5, 0.3, 0.2, 0.0]).double(), torch.tensor([0.1, 0.3, 0.4, 0.2]).double()
+
+    def loss(D):
+        return -torch.xlogy(p, D).sum() - torch.xlogy(q, 1 - D).sum()
+
+    best = find("optimal_critic").reference(p.log(), q.log())
+    js = find("js_divergence").reference(p[None], q[None])
+    torch.testing.assert_close(loss(best)[None], math.log(4) - 2 * js)
+    for other in torch.rand(200, 4, generator=torch.Generator().manual_seed(0)).double():
+        assert loss(other) > loss(best)
+    zeros = torch.zeros(3)
+    torch.testing.assert_close(find("critic_loss").reference(zeros, zeros), torch.tensor(math.log(4)))
+
+
+def test_only_the_non_saturating_loss_has_a_slope_where_the_critic_is_sure():
+    exercise, fake = find("generator_loss"), torch.tensor([-10.0], requires_grad=True)
+    (saturating,) = [wrong for wrong, hint in exercise.wrong if "the saturating loss of the minimax game" in hint]
+    slopes = [torch.autograd.grad(loss(fake), fake)[0].item() for loss in (exercise.reference, saturating)]
+    assert slopes[0] == pytest.approx(-1, abs=1e-4)
+    assert -1e-4 < slopes[1] < 0  # the same direction, ten thousand times flatter
+
+
+def test_wasserstein_is_the_least_of_all_plans():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        x, y = (torch.randn(5, generator=generator) for _ in range(2))
+        least = min((x - y[list(order)]).abs().mean() for order in permutations(range(5)))
+        torch.testing.assert_close(find("wasserstein_1d").reference(x, y), least)
+
+
+def test_gradient_penalty_of_a_linear_critic_is_that_of_its_slope():
+    real, fake, alpha = torch.randn(3, 1, 2, 2), torch.randn(3, 1, 2, 2), torch.rand(3)
+    for slope in (0.0, 0.5, 1.0, 3.0):
+        weight = slope * F.normalize(torch.tensor([1.0, -2.0, 0.5, 3.0]), dim=0)
+        found = find("gradient_penalty").reference(lambda x, w=weight: x.flatten(1) @ w, real, fake, alpha)
+        torch.testing.assert_close(found, torch.full((3,), (slope - 1) ** 2), atol=1e-6, rtol=1e-6)
+
+
+def test_a_divided_layer_stretches_nothing_by_more_than_one():
+    v = torch.randn(1000, 30, generator=torch.Generator().manual_seed(0))
+    for (W,) in find("spectral_norm").draw_inputs():
+        rows = F.normalize(v[:, : W.shape[1]], dim=1)
+        assert ((rows @ W.T).norm(dim=1) / find("spectral_norm").reference(W)).max() < 1 + 1e-5
+
+
+def test_no_sample_of_the_inputs_lies_on_the_edge_of_a_ball():
+    for x, centres, radius in find("modes_covered").draw_inputs():
+        assert ((torch.cdist(x, centres) - radius).abs() > 1e-3 * radius).all()
+    for real, made, k in find("precision").draw_inputs():
+        radii = torch.cdist(real, real).sort(1).values[:, k]
+        assert ((torch.cdist(made, real) - radii).abs() > 1e-4 * radii).all()
+
+
+def test_the_mean_has_the_least_expected_error_and_is_less_sharp():
+    for candidates, weights in find("best_reconstruction").draw_inputs():
+        best = find("best_reconstruction").reference(candidates, weights).requires_grad_()
+        error = weights @ (candidates - best).square().sum((1, 2, 3))
+        (slope,) = torch.autograd.grad(error, best)
+        torch.testing.assert_close(slope, torch.zeros_like(best), atol=1e-6, rtol=0)  # the error is convex in x̂
+        sharp = find("sharpness").reference(torch.stack([best, *candidates]))
+        assert sharp[0] <= weights @ sharp[1:] + 1e-6  # a convex measure: a blend is no sharper than what it blends
+
+
+def test_losses_of_the_three_players_are_those_of_the_two_games():
+    _, _, real, reconstructed, sampled, gamma = find("three_players").draw_inputs()[1]
+    zero = torch.zeros(4)
+    encoder, decoder, critic = find("three_players").reference(zero, zero, real, reconstructed, sampled, gamma)
+    made = [find("generator_loss").reference(fake) for fake in (reconstructed, sampled)]
+    torch.testing.assert_close(decoder, sum(made))
+    torch.testing.assert_close(critic, find("critic_loss").reference(real, reconstructed) + F.softplus(sampled).mean())
+    assert encoder == 0
+
+
 # ---- known wrong answers -------------------------------------------------------------------------------------------
 
 
@@ -723,16 +1019,17 @@ def test_inputs_separate_all_wrong_answers(exercise):
 
 
 def looks_like(exercise, one, other) -> bool:
+    """In value and shape; then, where the exercise asks for gradients, in the one row of value and gradients too."""
     return all(
         a is not None and b is not None and a.shape == b.shape and torch.allclose(a, b, 1e-5, 1e-5, equal_nan=True)
-        for a, b in ((outcome(exercise, f, args) for f in (one, other)) for args in exercise.draw_inputs())
+        for compared in (lambda function: function, exercise.differentiated)
+        for a, b in ((outcome(compared(f), args) for f in (one, other)) for args in exercise.draw_inputs())
     )
 
 
-def outcome(exercise, function, arguments) -> Tensor | None:
-    """What is compared: the value, with its gradients where the exercise asks for them."""
+def outcome(function, arguments) -> Tensor | None:
     try:
-        return as_tensor(exercise.differentiated(function)(*arguments))
+        return as_tensor(function(*arguments))
     except (RuntimeError, IndexError):
         return None
 
@@ -920,6 +1217,19 @@ def elbo_gap_in_numpy(log_joint, q):
     return log_p - (q * log_joint - torch.xlogy(q, q)).sum(1).numpy()
 
 
+def reversed_kl_with(small):
+    def elbo_gap(log_joint, q):
+        p = torch.softmax(log_joint, 1)
+        return (p * (p.log() - (q + small).log())).sum(1) if small else (p * torch.log(p / q)).sum(1)
+
+    return elbo_gap
+
+
+def shares_with_one_maximum(log_w, values):
+    w = torch.exp(log_w - torch.max(log_w)).unsqueeze(-1)
+    return (w * values).sum(0) / w.sum(0)
+
+
 def density_times_width(loc, scale, k, levels):
     u = torch.exp(-(k / (levels - 1) - loc) / scale)
     return u / (scale * (1 + u) ** 2) / (levels - 1)
@@ -928,6 +1238,17 @@ def density_times_width(loc, scale, k, levels):
 def logistic_share(loc, scale, below, above, levels):
     below, above = (torch.sigmoid((edge / (levels - 1) - loc) / scale) for edge in (below, above))
     return above - below
+
+
+def levels_counted(loc, scale, k, levels):
+    above = torch.where(k == levels - 1, 1.0, torch.sigmoid((k + 0.5 - loc) / scale))
+    return above - torch.where(k == 0, 0.0, torch.sigmoid((k - 0.5 - loc) / scale))
+
+
+def half_a_level_counted(loc, scale, k, levels):
+    x = k / (levels - 1)
+    above = torch.where(k < levels - 1, torch.sigmoid((x + 0.5 - loc) / scale), 1.0)
+    return above - torch.where(k > 0, torch.sigmoid((x - 0.5 - loc) / scale), 0.0)
 
 
 def slerp_in_degrees(a, b, t):
@@ -942,12 +1263,179 @@ def slerp_of_the_product(a, b, t):
     return (torch.sin((1 - t) * omega) * a + torch.sin(t * omega) * b) / torch.sin(omega)
 
 
+def slerp_of_the_clipped_product(a, b, t, *, least=0.0):
+    omega = torch.arccos(torch.clip(a @ b, -1, 1))
+    if omega <= least:
+        return torch.lerp(a, b, t)
+    return torch.sin((1 - t) * omega) / torch.sin(omega) * a + torch.sin(t * omega) / torch.sin(omega) * b
+
+
+def slerp_of_the_product_in_numpy(a, b, t):
+    a, b = a.double().numpy(), b.double().numpy()
+    omega = np.arccos(np.clip(np.dot(a, b), -1, 1))
+    return (np.sin((1 - t) * omega) * a + np.sin(t * omega) * b) / np.sin(omega)
+
+
 def slerp_undefended(a, b, t):
     omega = torch.arccos(torch.dot(a / torch.norm(a), b / torch.norm(b)))
     return (torch.sin((1 - t) * omega) * a + torch.sin(t * omega) * b) / torch.sin(omega)
 
 
+def bce_of_logits(a, label):
+    return F.binary_cross_entropy_with_logits(a, torch.full_like(a, label))
+
+
+def bce_of_probabilities(a, label):
+    return F.binary_cross_entropy(torch.sigmoid(a), torch.full_like(a, label))
+
+
+def turn(critic, generator, x, z, *, fake=torch.Tensor.detach, real=1.0, made=0.0, squash=lambda a: a):
+    logits = squash(critic(x)), squash(critic(fake(generator(z))))
+    return bce_of_logits(logits[0], real) + bce_of_logits(logits[1], made)
+
+
+def hinge_of_biggan(real, fake, *, sign=1.0):
+    zero = torch.zeros(())
+    critic = sign * (torch.minimum(zero, -1 + real).mean() + torch.minimum(zero, -1 - fake).mean())
+    return critic, -fake.mean()
+
+
+def last_layer_of_a_classifier(raw):
+    return F.softmax(raw.view(len(raw), -1), dim=1).view(raw.shape)
+
+
+def recall(real, made, k):
+    return precision_without_itself(made, real, k)
+
+
+def precision_around_itself(real, made, k):
+    radii = torch.cdist(real, real).topk(k, largest=False).values[:, -1]
+    return (torch.cdist(made, real) <= radii).any(1).float().mean()
+
+
+def hybrid(critic, x, x_hat, sample, *, held=torch.Tensor.detach, label=0.0):
+    return (
+        bce_of_logits(critic(x), 1.0)
+        + bce_of_logits(critic(held(x_hat)), label)
+        + bce_of_logits(critic(sample.detach()), 0.0)
+    )
+
+
+def players(kl, rec, real, reconstructed, sampled, gamma, *, deceive=1.0, sign=1.0, share=0.0):
+    game = sign * (bce_of_logits(reconstructed, deceive) + bce_of_logits(sampled, deceive))
+    critic = bce_of_logits(real, 1.0) + bce_of_logits(reconstructed, 0.0) + bce_of_logits(sampled, 0.0)
+    return kl.mean() + rec.mean() + share * game, gamma * rec.mean() + game, critic
+
+
 SEEN = [
+    ("optimal_critic", lambda p, q: torch.exp(q) / (torch.exp(p) + torch.exp(q)), "probability that x was made"),
+    ("optimal_critic", lambda p, q: np.exp(p.numpy()) / (np.exp(p.numpy()) + np.exp(q.numpy())), "exp(−1000) is 0"),
+    ("optimal_critic", lambda p, q: torch.exp(p) / (torch.exp(p) + torch.exp(q) + 1e-8), "small constant in the"),
+    ("optimal_critic", lambda p, q: p - q, "best critic's logit"),
+    ("optimal_critic", lambda p, q: torch.exp(p - q), "p/q, the odds"),
+    ("optimal_critic", lambda p, q: (p > q).float(), "This is a decision"),
+    (
+        "critic_loss",
+        lambda r, f: bce_of_logits(torch.sigmoid(r), 1.0) + bce_of_logits(torch.sigmoid(f), 0.0),
+        "sigmoid is applied twice",
+    ),
+    ("critic_loss", lambda r, f: bce_of_logits(r, 1.0) + bce_of_logits(f, 1.0), "same label, 1"),
+    ("critic_loss", lambda r, f: bce_of_logits(r, 0.0) + bce_of_logits(f, 0.0), "same label, 0"),
+    ("critic_loss", lambda r, f: bce_of_logits(r, 0.0) + bce_of_logits(f, 1.0), "labels are exchanged"),
+    ("critic_loss", lambda r, f: F.logsigmoid(r).mean() + F.logsigmoid(-f).mean(), "gets the worst critic"),
+    ("critic_loss", lambda r, f: (bce_of_logits(r, 1.0) + bce_of_logits(f, 0.0)) / 2, "mean of the two halves"),
+    ("critic_loss", lambda r, f: bce_of_probabilities(r, 1.0) + bce_of_probabilities(f, 0.0), "cuts the logarithm off"),
+    (
+        "critic_loss",
+        lambda r, f: -torch.log(torch.sigmoid(r)).mean() - torch.log(1 - torch.sigmoid(f)).mean(),
+        "rounds to 0 or 1",
+    ),
+    (
+        "critic_loss",
+        lambda r, f: -torch.log(torch.sigmoid(r) + 1e-8).mean() - torch.log(1 - torch.sigmoid(f) + 1e-8).mean(),
+        "ceiling",
+    ),
+    ("critic_loss", lambda r, f: -(torch.mean(r) - torch.mean(f)), "Wasserstein critic"),
+    ("generator_loss", lambda f: -bce_of_logits(f, 0.0), "the saturating loss"),
+    ("generator_loss", lambda f: torch.log(1 - torch.sigmoid(f)).mean(), "the saturating loss"),
+    ("generator_loss", lambda f: bce_of_logits(f, 0.0), "critic's loss on what was made"),
+    ("generator_loss", lambda f: -bce_of_logits(f, 1.0), "log D, with the sign turned"),
+    ("generator_loss", lambda f: bce_of_logits(torch.sigmoid(f), 1.0), "sigmoid is applied twice"),
+    ("generator_loss", lambda f: -torch.log(torch.sigmoid(f)).mean(), "rounds to 0 or 1"),
+    ("generator_loss", lambda f: bce_of_probabilities(f, 1.0), "cuts the logarithm off"),
+    ("generator_loss", lambda f: -torch.mean(f), "Wasserstein or hinge game"),
+    ("critic_turn", partial(turn, made=1.0), "same label, 1"),
+    ("critic_turn", partial(turn, real=0.0), "same label, 0"),
+    ("critic_turn", partial(turn, real=0.0, made=1.0), "labels are exchanged"),
+    ("critic_turn", partial(turn, squash=torch.sigmoid), "sigmoid is applied twice"),
+    ("critic_turn", lambda *a: -turn(*a), "the worst critic there is"),
+    ("critic_turn", lambda d, g, x, z: bce_of_logits(d(g(z)), 1.0), "the generator's loss, and so its turn"),
+    ("js_divergence", lambda p, q: kl_by_torch(p, q), "This is KL(p ‖ q), and"),
+    ("js_divergence", lambda p, q: kl_by_torch(p, (p + q) / 2) + kl_by_torch(q, (p + q) / 2), "The ½ is missing"),
+    ("js_divergence", lambda p, q: js_by_scipy(p, q) ** 0.5, "Jensen–Shannon distance"),
+    ("js_divergence", lambda p, q: js_by_scipy(p, q) / np.log(2), "in bits"),
+    ("wasserstein_1d", lambda x, y: F.l1_loss(x, y), "same place of the list"),
+    ("wasserstein_1d", lambda x, y: F.mse_loss(x.sort()[0], y.sort()[0]), "W₂²"),
+    ("wasserstein_1d", lambda x, y: np.abs(x.numpy().mean() - y.numpy().mean()), "distance of the means"),
+    ("wasserstein_1d", lambda x, y: torch.cdist(x[:, None], y[:, None]).min(1).values.mean(), "several may go"),
+    ("modes_covered", lambda x, c, r: torch.cdist(x, c).argmin(1).unique().numel(), "however far away"),
+    ("modes_covered", lambda x, c, r: (torch.cdist(x, c).min(1).values <= r).sum(), "count samples that are near"),
+    ("modes_covered", lambda x, c, r: ((x[:, None] - c).square().sum(-1) <= r).any(0).sum(), "squared distances"),
+    ("generator_output", last_layer_of_a_classifier, "Pixels are no classes"),
+    ("generator_output", lambda raw: F.softmax(raw, dim=1), "the channels of each pixel"),
+    ("generator_output", lambda raw: torch.softmax(raw, dim=-1), "the pixels of each row"),
+    ("generator_output", torch.tanh, "in [−1, 1]"),
+    ("generator_output", lambda raw: torch.clip(raw, 0.0, 1.0), "A clamp (or relu)"),
+    ("generator_output", F.hardsigmoid, "hard sigmoid"),
+    ("hinge_losses", partial(hinge_of_biggan, sign=1.0), "critic's sign is turned"),
+    ("hinge_losses", lambda r, f: (*hinge_of_biggan(r, f, sign=-1.0)[:1], F.relu(1 + f).mean()), "to be recognised"),
+    ("hinge_losses", lambda r, f: [-loss for loss in hinge_of_biggan(r, f, sign=-1.0)], "negative of its loss"),
+    ("hinge_losses", lambda r, f: (1 - r.mean() + 1 + f.mean(), -f.mean()), "The hinge is missing"),
+    ("gradient_penalty", partial(penalty_by_backward, image=lambda alpha: alpha), "column to column"),
+    ("gradient_penalty", partial(penalty_by_backward, image=lambda alpha: 1 - alpha[:, None, None, None]), "exchanged"),
+    ("gradient_penalty", partial(penalty_by_backward, image=lambda alpha: 1.0), "at the real images alone"),
+    ("gradient_penalty", lambda *a: penalty_by_backward(*a).mean(), "mean over the batch"),
+    ("spectral_norm", torch.norm, "Frobenius norm"),
+    ("spectral_norm", lambda W: np.linalg.norm(W), "Frobenius norm"),
+    ("spectral_norm", lambda W: torch.linalg.eigvals(W).abs().max(), "largest eigenvalue, in size"),
+    ("spectral_norm", lambda W: torch.linalg.eigvalsh(W.T @ W).max(), "Take the root"),
+    ("projection_score", lambda f, y, w, e: (f * e[y]).sum(1), "Only the class's part"),
+    ("projection_score", lambda f, y, w, e: f @ w + (f @ e[y].T).sum(-1), "classes of the whole batch"),
+    ("projection_score", lambda f, y, w, e: F.linear(f, e + w), "scores for every class"),
+    ("frechet_of_gaussians", lambda m, a, n, b: ((m - n) ** 2).sum() + a.sum() + b.sum(), "cross term −2"),
+    ("frechet_of_gaussians", lambda m, a, n, b: ((m - n) ** 2).sum() + ((a - b) ** 2).sum(), "compare the variances"),
+    ("frechet_of_gaussians", lambda *a: np.sqrt(frechet_by_matrices(*a)), "This is the root of it"),
+    ("frechet_of_gaussians", lambda m, a, n, b: (m - n).norm() + (a.sqrt() - b.sqrt()).square().sum(), "not squared"),
+    ("precision", recall, "this is recall"),
+    ("precision", precision_around_itself, "the nearest point of each is itself"),
+    ("precision", lambda r, m, k: precision_in_loops(r, m, min(k + 1, len(r) - 1)), "one neighbour too large"),
+    ("best_reconstruction", lambda x, w: x[w.argmax()], "the most probable image"),
+    ("best_reconstruction", lambda x, w: x.mean(0), "count the same"),
+    ("sharpness", lambda x: x.diff(dim=3).pow(2).mean((1, 2, 3)), "neighbours in a row are compared"),
+    (
+        "sharpness",
+        lambda x: x.diff(dim=3).abs().mean((1, 2, 3)) + x.diff(dim=2).abs().mean((1, 2, 3)),
+        "total variation",
+    ),
+    (
+        "sharpness",
+        lambda x: sum((x - x.roll(1, d)).square().mean((1, 2, 3)) for d in (2, 3)),
+        "`torch.roll` goes round",
+    ),
+    ("feature_reconstruction", lambda phi, x, x_hat: ((x - x_hat) ** 2).sum((1, 2, 3)) / 2, "error in pixels"),
+    (
+        "feature_reconstruction",
+        lambda phi, x, x_hat: ((phi(x) - phi(x_hat)) ** 2).mean((1, 2, 3)),
+        "average over the features",
+    ),
+    ("feature_reconstruction", lambda phi, x, x_hat: F.mse_loss(phi(x_hat), phi(x)), "features and batch at once"),
+    ("feature_reconstruction", lambda phi, x, x_hat: ((phi(x) - phi(x_hat)) ** 2).sum((1, 2, 3)), "The ½ of the"),
+    ("hybrid_critic_loss", partial(hybrid, label=1.0), "Reconstructions have the label real"),
+    ("three_players", partial(players, deceive=0.0), "critic's labels for what it makes"),
+    ("three_players", partial(players, deceive=0.0, sign=-1.0), "saturating, log(1 − D)"),
+    ("three_players", partial(players, sign=-1.0), "log D makes its images look made"),
+    ("three_players", partial(players, share=1.0), "posterior leaves the prior"),
+    ("balanced_weight", lambda rec, game: game.norm() / rec.norm(), "upside down"),
     ("boltzmann_probabilities", lambda e, t: np.exp(-e.numpy() / t), "Z is missing"),
     ("boltzmann_probabilities", lambda e, t: F.softmax(e / t, -1), "Low energy means probable"),
     ("boltzmann_probabilities", lambda e, t: F.softmax(-e * t, -1), "You multiply by T"),
@@ -1049,7 +1537,17 @@ SEEN = [
     ("elbo_gap", lambda joint, q: F.kl_div(q.log(), joint.softmax(1), reduction="none").sum(1), "other direction"),
     ("elbo_gap", lambda joint, q: -elbo_gap_in_numpy(joint, q), "is never negative"),
     ("elbo_gap", lambda joint, q: torch.log(joint.exp().sum(1)) - (q * (joint - q.log())).sum(1), "underflows to 0"),
+    ("elbo_gap", log_sum_exp_by(torch.max), "the largest of each example, not of the whole batch"),
+    ("elbo_gap", reversed_kl_with(0), "other direction"),
+    ("elbo_gap", reversed_kl_with(1e-12), "other direction"),
+    ("elbo_gap", lambda joint, q: (torch.xlogy(q, q) - q * joint.log_softmax(1)).mean(1), "average over the K"),
+    ("elbo_gap", lambda joint, q: (q * (q.log() - joint.log_softmax(1))).mean(1), "average over the K"),
     ("gaussian_log_likelihood", lambda x, m, s: -((x - m) ** 2).sum(1), "squared error, not a log-likelihood"),
+    (
+        "gaussian_log_likelihood",
+        lambda x, m, s: (-0.5 * ((x - m) / s) ** 2 + math.log(s) - 0.5 * math.log(2 * math.pi)).sum(1),
+        "log σ has the wrong sign",
+    ),
     ("gaussian_log_likelihood", lambda x, m, s: F.mse_loss(m, x, reduction="none").mean(1), "squared error, not"),
     ("gaussian_log_likelihood", lambda x, m, s: -0.5 * (((x - m) / s) ** 2).sum(1), "normalising constant is missing"),
     ("gaussian_log_likelihood", lambda x, m, s: Normal(m, s).log_prob(x).mean(1), "average over the pixels"),
@@ -1063,6 +1561,12 @@ SEEN = [
     ("split_head", lambda out: torch.sigmoid(out).chunk(2, 1), "squash the numbers"),
     ("split_head", lambda out: (out.chunk(2, 1)[0], F.softplus(out.chunk(2, 1)[1])), "softplus makes your log_var"),
     ("split_head", lambda out: (out.chunk(2, 1)[0], out.chunk(2, 1)[1].exp()), "You give the variance"),
+    ("split_head", lambda out: out.split(2, 1), "how long each piece is"),
+    ("split_head", lambda out: torch.split(out, 2, dim=-1), "how long each piece is"),
+    ("split_head", lambda out: out[:, : out.shape[1] // 2], "This is mu alone"),
+    ("split_head", lambda out: out.chunk(2, 1)[1], "This is log_var alone"),
+    ("split_head", lambda out: out, "still in one tensor"),
+    ("split_head", lambda out: out.view(len(out), 2, -1), "still in one tensor"),
     ("reparameterise", lambda mu, v, eps: mu, "There is no noise"),
     ("reparameterise", lambda mu, v, eps: mu + torch.exp(v) * eps, "exp(log_var), the variance"),
     ("reparameterise", lambda mu, v, eps: mu + v * eps, "log_var itself"),
@@ -1077,6 +1581,12 @@ SEEN = [
     ("kl_to_standard_normal", lambda mu, v: -torch.sum(1 + v - mu**2 - v.exp(), 1), "The ½ is missing"),
     ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.sum(v - mu**2 - v.exp(), 1), "The −1 is missing"),
     ("kl_to_standard_normal", lambda mu, v: -0.5 * torch.sum(1 - v - mu**2 - v.exp(), 1), "log_var has the wrong sign"),
+    (
+        "kl_to_standard_normal",
+        lambda mu, v: 0.5 * (torch.sum(mu**2 + v.exp() - v, 1) - 1),
+        "once for the whole example",
+    ),
+    ("kl_to_standard_normal", lambda mu, v: -0.5 * (1 + torch.sum(v - mu**2 - v.exp(), 1)), "once for the whole"),
     ("kl_to_standard_normal", lambda mu, v: kl_by_distributions(mu, v) / math.log(2), "in bits"),
     ("kl_to_standard_normal", lambda mu, v: kl_by_distributions(mu, 2 * v), "log_var for log σ"),
     ("kl_to_standard_normal", lambda mu, v: -0.5 * (1 + v - mu**2 - v.exp()), "their sum over the last dimension"),
@@ -1088,7 +1598,15 @@ SEEN = [
     ("level_probability", density_times_width, "density at the level times the width"),
     ("level_probability", lambda loc, s, k, n: logistic_share(loc, s, k - 0.5, k + 0.5, n), "tails the probabilities"),
     ("level_probability", lambda loc, s, k, n: 2 * logistic_share(loc, s, k - 0.5, k + 0.5, n), "No input agrees"),
+    ("level_probability", levels_counted, "You count in levels"),
+    ("level_probability", lambda loc, s, k, n: levels_counted(loc * (n - 1), s, k, n), "scale is left in pixels"),
+    ("level_probability", half_a_level_counted, "half a level is half of their distance"),
     ("iw_bound", lambda log_w: log_w.mean(0), "the ELBO, estimated with k draws"),
+    (
+        "iw_bound",
+        lambda log_w: torch.log(torch.mean(torch.exp(log_w - log_w.max()), 0)) + log_w.max(),
+        "the largest of each example, not of the whole batch",
+    ),
     ("iw_bound", lambda log_w: torch.log(torch.exp(log_w).mean(0)), "underflows to 0"),
     ("iw_bound", lambda log_w: np.log(np.exp(log_w.double().numpy()).mean(0)), "underflows to 0"),
     ("iw_bound", lambda log_w: torch.log(torch.exp(log_w).mean(0) + 1e-8), "small constant inside"),
@@ -1108,12 +1626,17 @@ SEEN = [
     ("spherical_interpolation", lambda a, b, t: slerp_by_threshold(b, a, t), "t and 1 − t are exchanged"),
     ("spherical_interpolation", slerp_in_degrees, "in degrees"),
     ("spherical_interpolation", slerp_of_the_product, "without dividing by the lengths"),
+    ("spherical_interpolation", slerp_of_the_clipped_product, "without dividing by the lengths"),
+    ("spherical_interpolation", partial(slerp_of_the_clipped_product, least=1e-4), "without dividing by the lengths"),
+    ("spherical_interpolation", slerp_of_the_product_in_numpy, "without dividing by the lengths"),
     ("spherical_interpolation", slerp_undefended, "Right until a and b are parallel"),
     ("spherical_interpolation", lambda a, b, t: F.normalize(slerp_by_threshold(a, b, t), dim=0), "length 1"),
     ("attribute_vector", lambda z, has: z[~has].mean(0) - z[has].mean(0), "takes the attribute away"),
     ("attribute_vector", lambda z, has: z[has].mean(0) - z.mean(0), "subtract the mean of all images"),
     ("attribute_vector", lambda z, has: F.normalize(z[has].mean(0) - z[~has].mean(0), dim=-1), "length 1"),
     ("importance_mean", lambda log_w, x: x.mean(0), "The weights do not appear"),
+    ("importance_mean", shares_with_one_maximum, "the largest of each example, not of the whole batch"),
+    ("importance_mean", lambda log_w, x: x[log_w.argmax(0), range(log_w.shape[1])], "best draw alone"),
     ("importance_mean", lambda log_w, x: (log_w.exp()[..., None] * x).mean(0), "You average w · value"),
     ("importance_mean", lambda log_w, x: torch.einsum("kb,kbd->bd", log_w.softmax(-1), x), "over the examples"),
     (
@@ -1202,8 +1725,17 @@ def draw_with_own_noise(mu, log_var, eps):
     return Normal(mu, (log_var / 2).exp()).rsample()
 
 
+def penalty_with_own_alpha(critic, real, fake, alpha):
+    return penalty_by_backward(critic, real, fake, torch.rand(len(real)))
+
+
 @pytest.mark.parametrize(
-    ("name", "answer"), [("langevin_step", langevin_step_with_own_noise), ("reparameterise", draw_with_own_noise)]
+    ("name", "answer"),
+    [
+        ("langevin_step", langevin_step_with_own_noise),
+        ("reparameterise", draw_with_own_noise),
+        ("gradient_penalty", penalty_with_own_alpha),
+    ],
 )
 def test_noise_of_ones_own_is_noticed(name, answer):
     verdict = judge(name, answer)
@@ -1259,11 +1791,48 @@ CUT_OFF = [
     ("reparameterise", draw_with_new_tensors, "comes back to log_var"),
     ("reparameterise", lambda mu, v, eps: mu + torch.exp(v.data / 2) * eps, "comes back to log_var"),
     ("reparameterise", lambda mu, v, eps: mu.data + torch.exp(v / 2) * eps, "comes back to mu:"),
+    ("split_head", lambda out: out.detach().chunk(2, 1), "back to the encoder"),
+    ("split_head", lambda out: np.split(out.numpy(), 2, axis=1), "back to the encoder"),
+    ("split_head", lambda out: (out.chunk(2, 1)[0].detach(), out.chunk(2, 1)[1]), "comes back through mu"),
+    ("split_head", lambda out: (out.chunk(2, 1)[0], out.chunk(2, 1)[1].data), "comes back through log_var"),
+    ("negative_elbo", lambda log_p, kl: (kl - log_p.sum((1, 2, 3))).mean().item(), "training changes nothing"),
+    ("negative_elbo", lambda log_p, kl: np.mean(kl.numpy() - log_p.flatten(1).sum(1).numpy()), "changes nothing"),
+    ("negative_elbo", lambda log_p, kl: kl.mean().item() - log_p.sum() / len(kl), "comes back to the KL"),
+    ("negative_elbo", lambda log_p, kl: (kl - log_p.data.sum((1, 2, 3))).mean(), "comes back to log p"),
+    ("free_bits", lambda kl, thr: kl.detach().mean(0).clamp(min=thr).sum(), "no latent is pushed"),
+    ("free_bits", lambda kl, thr: kl.mean(0).clamp(min=thr).sum().item(), "no latent is pushed"),
+    ("free_bits", lambda kl, thr: sum(max(float(row.mean()), thr) for row in kl.T), "no latent is pushed"),
+    ("free_bits", lambda kl, thr: np.maximum(kl.numpy().mean(axis=0), thr).sum(), "no latent is pushed"),
     ("straight_through", lambda z, code: code, "comes back to z"),
+    ("straight_through", lambda z, code: z + code.detach() - z, "so that it cancels"),
     ("straight_through", lambda z, code: (z + (code - z)).detach(), "at all"),
     ("straight_through", lambda z, code: code.numpy(), "at all"),
     ("straight_through", lambda z, code: code + (z - z.detach()), "to the code as well"),
     ("straight_through", lambda z, code: 0.9 * z + (code - 0.9 * z).detach(), "which one cuts it off, or changes it?"),
+    ("critic_loss", lambda r, f: critic_loss_by_labels(r, f.detach()), "what the critic says of them"),
+    ("critic_loss", lambda r, f: critic_loss_by_labels(r.data, f), "the logits of the real ones"),
+    ("critic_loss", lambda r, f: critic_loss_by_labels(r, f).item(), "training changes nothing"),
+    ("generator_loss", lambda f: bce_of_logits(f.detach(), 1.0), "the generator learns nothing"),
+    ("generator_loss", lambda f: np.logaddexp(0, -f.numpy()).mean(), "the generator learns nothing"),
+    ("critic_turn", partial(turn, fake=lambda fake: fake), "reaches the generator, and would"),
+    ("critic_turn", partial(turn, fake=lambda fake: fake.clone()), "reaches the generator, and would"),
+    ("critic_turn", lambda d, g, x, z: turn(d, g, x, z.detach(), fake=lambda fake: fake), "detaching z is too early"),
+    (
+        "critic_turn",
+        lambda d, g, x, z: critic_loss_by_labels(d(x), d(g(z)).detach()),
+        "You detach what the critic says of the made ones",
+    ),
+    ("critic_turn", lambda *a: turn(*a).item(), "to the critic at all"),
+    ("gradient_penalty", partial(penalty_by_backward, create_graph=False), "`create_graph=True` keeps"),
+    ("gradient_penalty", lambda *a: penalty_by_backward(*a).detach(), "`create_graph=True` keeps"),
+    ("generator_output", lambda raw: torch.from_numpy(1 / (1 + np.exp(-raw.numpy()))), "the generator learns nothing"),
+    (
+        "feature_reconstruction",
+        lambda phi, x, x_hat: F.mse_loss(phi(x), phi(x_hat.detach()), reduction="none").sum((1, 2, 3)) / 2,
+        "neither encoder nor decoder",
+    ),
+    ("hybrid_critic_loss", partial(hybrid, held=lambda x_hat: x_hat), "back through the reconstructions, into"),
+    ("hybrid_critic_loss", lambda *a: hybrid(*a).item(), "to the critic, in its own turn"),
 ]
 
 

@@ -15,12 +15,17 @@ from conftest import ROOT
 FLOORS = (
     {"runtime", "nets", "distributions", "samplers", "em"},
     {"rbm", "energy", "latent", "vae", "vq_vae", "gan", "vae_gan", "classify", "baselines", "sequences"},
-    {"datasets", "checkpoint", "train", "metrics", "representations", "plots"},
-    {"exercises", "doctor"},
+    {"datasets", "checkpoint", "train", "metrics", "two_sample", "representations", "plots"},
+    {"exercises", "doctor", "features"},
     {"__main__"},
 )
 # The hybrid is made of the two families; the loop writes checkpoints; curves are drawn of its history, named as a type.
-BESIDE = {("vae_gan", "vae"), ("vae_gan", "gan"), ("train", "checkpoint"), ("plots", "train")}
+BESIDE = {
+    ("vae_gan", "vae"),
+    ("vae_gan", "gan"),
+    ("train", "checkpoint"),
+    ("plots", "train"),
+}
 # A model does not know how it is trained, and what trains, loads or measures does not know what it is given.
 KNOW_NO_MODEL = FLOORS[2]
 HEAVY = ("sklearn", "pooch", "IPython", "scipy", "matplotlib", "pandas", "requests")

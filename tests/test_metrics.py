@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
@@ -212,70 +211,20 @@ def test_nearest_distance_refuses_other_widths_and_too_many_neighbours():
 # ---- samples -------------------------------------------------------------------------------------------------------
 
 
-def features(mu, root):
-    """Rows whose mean is mu (D,) and whose covariance is root · rootᵀ (D, D), exactly."""
-    D = len(mu)
-    corners = math.sqrt((2 * D - 1) / 2) * torch.cat([torch.eye(D), -torch.eye(D)]).double()
-    return torch.as_tensor(mu).double() + corners @ torch.as_tensor(root).double().T
-
-
-def test_the_features_of_these_tests_have_the_moments_asked_for():
-    root = torch.tensor([[1.0, 0.5], [0.0, 2.0]]).double()
-    torch.testing.assert_close(features([3.0, 4.0], root).T.cov(), root @ root.T)
-
-
-def test_frechet_distance_of_gaussians_in_closed_form():
-    """One dimension: (μ₁−μ₂)² + (σ₁−σ₂)². Where the covariances commute, so for each of their common directions."""
-    one = metrics.frechet_distance(features([1.0], [[2.0]]), features([4.0], [[0.5]]))
-    assert one == pytest.approx(9 + 1.5**2, abs=1e-12)
-    a, b = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, 0.5, 0.1])
-    expected = 25 + (a - b).square().sum().item()
-    diagonal = metrics.frechet_distance(features([0.0, 0.0, 0.0], a.diag()), features([3.0, 0.0, 4.0], b.diag()))
-    assert diagonal == pytest.approx(expected, abs=1e-6)
-    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double()).Q
-    turned = [features(mu, turn @ s.double().diag()) for mu, s in (([0.0] * 3, a), ([3.0, 0.0, 4.0], b))]
-    assert metrics.frechet_distance(*turned) == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("rows", [5, 200])
-def test_frechet_distance_is_that_of_scipy(rows):
-    """Also for fewer rows than features, where the covariances have no inverse."""
-    from scipy.linalg import sqrtm
-
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(rows, 8, generator=generator).double()
-    b = torch.randn(150, 8, generator=generator).double() @ torch.randn(8, 8, generator=generator).double() + 1
-    one, two = np.cov(a.T), np.cov(b.T)
-    reference = (a.mean(0) - b.mean(0)).square().sum().item() + np.trace(one + two - 2 * sqrtm(one @ two).real)
-    assert metrics.frechet_distance(a, b) == pytest.approx(reference, rel=1e-6)
-    assert metrics.frechet_distance(b, a) == pytest.approx(metrics.frechet_distance(a, b), rel=1e-12)
-    assert metrics.frechet_distance(a.float(), b.float()) == pytest.approx(reference, rel=1e-5)
-
-
-def test_frechet_distance_to_itself_is_0():
-    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    assert 0 <= metrics.frechet_distance(x, x) < 1e-12
-
-
-@pytest.mark.parametrize("shape", [(1, 4), (9, 3), (9, 4, 1)])
-def test_features_that_have_no_frechet_distance_are_refused(shape):
-    for pair in ((torch.ones(shape), torch.ones(9, 4)), (torch.ones(9, 4), torch.ones(shape))):
-        with pytest.raises(ValueError, match="with the same D and at least 2 rows each"):
-            metrics.frechet_distance(*pair)
-
-
 def test_class_entropy_by_hand():
     assert metrics.class_entropy(torch.arange(10), 10) == pytest.approx(math.log(10), abs=1e-15)
     assert metrics.class_entropy(torch.full((7,), 3), 10) == 0
     y = torch.tensor([0, 0, 2])
     assert metrics.class_entropy(y, 3) == pytest.approx(math.log(3) - 2 / 3 * math.log(2), abs=1e-15)
     assert metrics.class_entropy(y, 30) == metrics.class_entropy(y, 3)
+    assert metrics.class_shares(y, 4).tolist() == [2 / 3, 0, 1 / 3, 0]
 
 
 def test_labels_outside_of_the_classes_are_refused():
     for wrong in (torch.tensor([0, 3]), torch.tensor([-1, 2])):
-        with pytest.raises(ValueError, match=r"labels go from .* they must lie in 0 … 2"):
-            metrics.class_entropy(wrong, 3)
+        for measure in (metrics.class_entropy, metrics.class_shares):
+            with pytest.raises(ValueError, match=r"labels go from .* they must lie in 0 … 2"):
+                measure(wrong, 3)
     for shape in ((0,), (2, 1)):
         with pytest.raises(ValueError, match="they must be"):
             metrics.class_entropy(torch.zeros(shape, dtype=torch.long), 3)

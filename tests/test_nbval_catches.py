@@ -42,6 +42,14 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ("04_latent_variables.ipynb", "latent.py", "/ (x.shape[1] - n_latents)", "/ x.shape[1]"),
     ("04_latent_variables.ipynb", "vae.py", "z = q.rsample()", "z = q.sample()"),
     ("05_vae_in_practice.ipynb", "vae.py", "(self.beta * kl - reconstruction).mean()", "(kl - reconstruction).mean()"),
+    ("06_adversarial_learning.ipynb", "gan.py", "dim=1) - 1).square()", "dim=1) - 2).square()"),
+    (
+        "07_gan_in_practice.ipynb",
+        "gan.py",
+        "wrong = high if self.box[0] <= low else low",
+        "wrong = low if self.box[0] <= low else high",
+    ),
+    ("08_vae_gan.ipynb", "vae_gan.py", "self.game_weight * game).mean()", "0 * game).mean()"),
 ]
 
 SMALL = "small.ipynb"

@@ -22,9 +22,9 @@ from dgm_lib.distributions import (
     diagonal_normal,
     logistic_pixels,
 )
-from dgm_lib.nets import MLP, ConvDecoder, ConvEncoder
+from dgm_lib.nets import MLP, ConvDecoder, ConvEncoder, Labelled
 from dgm_lib.train import Objective, fit
-from dgm_lib.vae import VAE, DeepPrior, Labelled, VampPrior, split_draws
+from dgm_lib.vae import VAE, DeepPrior, VampPrior, split_draws
 
 SIGMA = 0.7
 
@@ -457,16 +457,6 @@ def test_the_label_has_a_gradient_of_its_own():
     vae.loss(digits(3), torch.tensor([0, 0, 2])).backward()
     by_label = vae.decoder.net[1].weight.grad[:, 3:].abs().sum(0)
     assert (by_label > 0).tolist() == [True, False, True]
-
-
-def test_labelled_puts_the_label_behind_the_input():
-    net = Labelled(nn.Identity(), 3)
-    y = torch.tensor([2, 0])
-    close(net(torch.ones(2, 1), y), [[1.0, 0, 0, 1], [1, 1, 0, 0]])
-    image = net(torch.ones(2, 1, 2, 2), y)
-    assert image.shape == (2, 4, 2, 2)
-    close(image.amin((2, 3)), image.amax((2, 3)))
-    close(image[..., 0, 0], [[1.0, 0, 0, 1], [1, 1, 0, 0]])
 
 
 # ---- learnt priors -------------------------------------------------------------------------------------------------

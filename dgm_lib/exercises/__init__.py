@@ -11,11 +11,14 @@ import textwrap
 from difflib import get_close_matches
 
 from dgm_lib.exercises import (
+    adversarial_learning,
     boltzmann_machines,
     deep_energy_models,
     engine,
+    gan_in_practice,
     latent_variables,
     start_here,
+    vae_gan,
     vae_in_practice,
     what_is_a_generative_model,
 )
@@ -30,6 +33,9 @@ NOTEBOOKS = (
     deep_energy_models,
     latent_variables,
     vae_in_practice,
+    adversarial_learning,
+    gan_in_practice,
+    vae_gan,
 )
 WIDTH = 110
 

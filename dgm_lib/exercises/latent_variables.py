@@ -181,6 +181,7 @@ def tables(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(20, 10),
         (log_joint, torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0.5, 0.5, 0], [0, 0.2, 0, 0, 0.8]])),
         draw(3, 5, shift=-1000.0),
+        (torch.tensor([[0.0, -1.0], [-2000.0, -2001.0]]), torch.tensor([[0.5, 0.5], [0.9, 0.1]])),  # far apart
     ]
 
 
@@ -192,14 +193,30 @@ def log_p_of(log_joint: Tensor) -> Tensor:
     return log_joint.logsumexp(1)
 
 
-def reversed_kl(log_joint: Tensor, q: Tensor) -> Tensor:
+def log_p_by_one_maximum(log_joint: Tensor) -> Tensor:
+    return (log_joint - log_joint.max()).exp().sum(1).log() + log_joint.max()
+
+
+def reversed_kl(log_joint: Tensor, q: Tensor, small: float = 0.0) -> Tensor:
     log_posterior = log_joint.log_softmax(1)
-    return (log_posterior.exp() * (log_posterior - q.log())).sum(1)
+    return (log_posterior.exp() * (log_posterior - (q + small).log())).sum(1)
+
+
+def without_zeros_of_q(log_joint: Tensor, q: Tensor) -> Tensor:
+    log_posterior = log_joint.log_softmax(1)
+    return torch.where(q > 0, log_posterior.exp() * (log_posterior - q.log()), 0.0).sum(1)
 
 
 ZERO_TIMES_INFINITY = (
     "Right as long as q > 0. Where q is 0, the computer makes 0 · (−inf) = nan of q log q, whose limit is 0. "
     "`torch.where` or `torch.xlogy` can say so."
+)
+REVERSED = (
+    "This is KL(p(z|x) ‖ q), the other direction. In the ELBO the mean is taken under q, so it is in the gap too."
+)
+ONE_MAXIMUM = (
+    "You take out the largest number of the whole table before exp. An x whose numbers all lie far below it underflows "
+    "to 0, and you get {yours}: take the largest of each example, not of the whole batch, as `logsumexp` does."
 )
 UNDERFLOWING = (
     "Right for small numbers; exp(−1000) underflows to 0 and you get {yours}. log p(x) of an image is such a number: "
@@ -212,7 +229,7 @@ ELBO_GAP = Exercise(
     "at the posterior, rows summing to 1, zeros allowed. The gap log p(x) − ELBO of each x: (B,) nats.",
     nudge="log p(x) is a sum over z. The ELBO is the mean, under q, of log p(x, z) − log q(z). Or in one step: which "
     "KL is the gap?",
-    right="zeros of q and log-probabilities of −1000 included. It is KL(q ‖ p(z|x)): 0 only where q is the posterior.",
+    right="zeros of q and log-probabilities of −2000 included. It is KL(q ‖ p(z|x)): 0 only where q is the posterior.",
     inputs=tables,
     atol=1e-3,  # a difference of numbers near 1000, in float32
     rtol=1e-4,
@@ -232,11 +249,11 @@ ELBO_GAP = Exercise(
             lambda log_joint, q: log_p_of(log_joint),
             "This is log p(x), and q does not appear. Subtract the ELBO that this q reaches.",
         ),
-        (
-            reversed_kl,
-            "This is KL(p(z|x) ‖ q), the other direction. In the ELBO the mean is taken under q, so it is in the gap "
-            "too.",
-        ),
+        *[
+            (lambda log_joint, q, small=small: reversed_kl(log_joint, q, small), REVERSED)
+            for small in (0.0, 1e-6, 1e-8, 1e-10, 1e-12, 1e-20, 1e-30)
+        ],
+        (without_zeros_of_q, REVERSED),
         (
             lambda log_joint, q: log_p_of(log_joint) - (q * log_joint).sum(1),
             "The entropy of q is missing: the ELBO is the mean of log p(x, z) − log q(z). Without it the gap is not 0 "
@@ -251,7 +268,7 @@ ELBO_GAP = Exercise(
             "The terms are not weighted. A mean under q is asked: each log q/p(z|x) times q.",
         ),
         (
-            lambda log_joint, q: (q * (q.log() - log_joint.log_softmax(1))).mean(1),
+            lambda log_joint, q: elbo_gap(log_joint, q) / q.shape[1],
             "You average over the K states. The weights q already make a mean of the terms, so they are summed.",
         ),
         (
@@ -281,6 +298,11 @@ ELBO_GAP = Exercise(
             ZERO_TIMES_INFINITY,
         ),
         (lambda log_joint, q: log_p_of(log_joint) - (q * (log_joint - q.log())).sum(1), ZERO_TIMES_INFINITY),
+        (lambda log_joint, q: log_p_by_one_maximum(log_joint) - elbo_of(log_joint, q), ONE_MAXIMUM),
+        (
+            lambda log_joint, q: log_p_by_one_maximum(log_joint) - (q * (log_joint - q.log())).sum(1),
+            ZERO_TIMES_INFINITY + " And take out the largest of each example, not of the whole batch.",
+        ),
         (lambda log_joint, q: log_joint.exp().sum(1).log() - elbo_of(log_joint, q), UNDERFLOWING),
         (
             lambda log_joint, q: (q * (q / (log_joint.exp() / log_joint.exp().sum(1, keepdim=True))).log()).sum(1),
@@ -401,6 +423,11 @@ GAUSSIAN_LOG_LIKELIHOOD = Exercise(
             "The normalising constant divides the density, so its logarithm is subtracted. You add it.",
         ),
         (
+            by_squares(lambda error, n, sigma: -error / (2 * sigma**2) - n * (LOG_2_PI / 2 - math.log(sigma))),
+            "log σ has the wrong sign: the density is divided by σ, so log σ is subtracted. As you have it, a larger "
+            "σ would always look better.",
+        ),
+        (
             by_squares(lambda error, n, sigma: -error / (2 * sigma) - n * log_norm(sigma)),
             "σ stands where σ² belongs: errors are measured in units of σ and then squared, so the exponent divides "
             "by 2σ².",
@@ -497,15 +524,46 @@ SQUASHED = (
     "below 0, or no posterior can be sharp: the last layer has no activation."
 )
 
+IN_ONE_PIECE = (
+    "The numbers are all there and in order, but still in one tensor, a row for each example. A pair is asked: mu "
+    "(B, D) first, then log_var (B, D)."
+)
+
 SPLIT_HEAD = Exercise(
     reference=split_head,
     statement="The encoder ends in 2D numbers for each example, (B, 2D): the first D are mu, the last D log_var. Both, "
     "as a pair, (B, D) each.",
     nudge="Cut along dimension 1, in the middle. Does anything have to be done to the numbers? Which values may a mean "
     "have, and which the logarithm of a variance?",
-    right="one latent and sixteen. Both may have any sign; exp makes a variance of the second one where it is needed.",
+    right="one latent and sixteen, gradients included. Both may have any sign; exp makes a variance of the second one "
+    "where it is needed.",
     inputs=encodings,
+    differentiate=("out",),
     wrong=[
+        (
+            squashed(torch.detach, torch.detach),
+            "No gradient comes back to the encoder, so it learns nothing. A `detach`, `no_grad`, `.data`, numpy or "
+            "`torch.tensor(…)` cuts the path; cutting the numbers in halves needs none of these.",
+        ),
+        (
+            squashed(torch.detach, None),
+            "No gradient comes back through mu: the encoder would never learn where z should be. Something cuts the "
+            "path there (`detach`, `no_grad`, `.data`).",
+        ),
+        (
+            squashed(None, torch.detach),
+            "No gradient comes back through log_var: the encoder would never learn how uncertain to be. Something cuts "
+            "the path there (`detach`, `no_grad`, `.data`).",
+        ),
+        (
+            lambda out: torch.stack(out.split(2, 1)),
+            "`split(2, 1)` makes pieces of 2 numbers, right for D = 2 alone: it asks how long each piece is, and "
+            "`chunk` how many there are. Two pieces of D numbers are meant.",
+        ),
+        (lambda out: split_head(out)[0], "This is mu alone. A pair is asked, mu and log_var."),
+        (lambda out: split_head(out)[1], "This is log_var alone. A pair is asked, mu and log_var."),
+        (lambda out: out, IN_ONE_PIECE),
+        (lambda out: out.reshape(len(out), 2, -1), IN_ONE_PIECE),
         (lambda out: torch.stack([split_head(out)[0]] * 2), ONE_HEAD),
         (lambda out: torch.stack([split_head(out)[1]] * 2), ONE_HEAD),
         (lambda out: torch.stack([out, out]), ONE_HEAD + " Yours are all 2D numbers, twice."),
@@ -808,6 +866,11 @@ KL_TO_STANDARD_NORMAL = Exercise(
             "The −1 is missing: at mu = 0, log_var = 0 the two Gaussians are the same and the KL has to be 0.",
         ),
         (
+            lambda mu, log_var: ((mu.square() + log_var.exp() - log_var).sum(1) - 1) / 2,
+            "The 1 is subtracted once for the whole example. Each latent has one of its own: it belongs inside the sum "
+            "over D.",
+        ),
+        (
             summed(lambda mu, log_var: mu.square() + log_var.exp() + 1 - log_var),
             "The 1 has the wrong sign: at mu = 0, log_var = 0 the KL has to be 0.",
         ),
@@ -925,10 +988,26 @@ NEGATIVE_ELBO = Exercise(
     "the KL of each example, (B,).",
     nudge="The ELBO of one example first: which part is a sum over pixels, and which sign has the KL? Then the mean "
     "over the batch, and what a loss has to do.",
-    right="colour images and a collapsed posterior included. Pixels are summed, examples averaged: only so are both "
-    "parts nats of the same image.",
+    right="colour images, a collapsed posterior and gradients included. Pixels are summed, examples averaged: only so "
+    "are both parts nats of the same image.",
     inputs=parts_of_the_loss,
+    differentiate=("log_p_pixels", "kl"),
     wrong=[
+        (
+            lambda log_p, kl: negative_elbo(log_p, kl).detach(),
+            "No gradient comes back at all, so training changes nothing. A loss is a tensor that knows where it comes "
+            "from: `.item()`, `detach`, `no_grad` and numpy are for numbers that are only shown.",
+        ),
+        (
+            lambda log_p, kl: negative_elbo(log_p.detach(), kl),
+            "No gradient comes back to log p, so nothing learns to reconstruct: training would only bring the "
+            "posterior to the prior. Something cuts the path there (`.item()`, `detach`, `.data`).",
+        ),
+        (
+            lambda log_p, kl: negative_elbo(log_p, kl.detach()),
+            "No gradient comes back to the KL, so nothing holds the posterior near the prior: a plain autoencoder is "
+            "trained. Something cuts the path there (`.item()`, `detach`, `.data`).",
+        ),
         (lambda log_p, kl: kl.mean() - log_p.mean(), PIXELS_AVERAGED),
         (lambda log_p, kl: kl.sum() - log_p.mean(), PIXELS_AVERAGED + " And your KL is summed over the batch."),
         (
@@ -999,6 +1078,15 @@ NEGATIVE_ELBO = Exercise(
         (
             loss_of(lambda log_p, kl: kl.mean() - log_p.exp().mean()),
             "You take exp of log p(x|z). The ELBO has the logarithm.",
+        ),
+        (
+            lambda log_p, kl: kl.mean() - log_p.exp().flatten(1).sum(1).mean(),
+            "You take exp of the pixels' log p. The ELBO has the logarithms, and they are summed.",
+        ),
+        (
+            lambda log_p, kl: kl.mean() - log_p.flatten(1).logsumexp(1).mean(),
+            "You sum the probabilities of the pixels (`logsumexp`). Independent pixels multiply, so their logarithms "
+            "are summed.",
         ),
         (
             lambda log_p, kl: kl.mean() + log_p.abs().flatten(1).sum(1).mean(),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity, normalize, one_hot
 
 from dgm_lib.exercises.engine import Exercise
 
@@ -72,6 +73,10 @@ def normalised_densities(loc: Tensor, scale: Tensor, k: Tensor, levels: int) -> 
     return logistic_density(loc, scale, k / (levels - 1)) / every.sum(-1)
 
 
+IN_LEVELS = (
+    "You count in levels, and loc and scale are in the unit of pixels, black 0 and white 1. There level k lies at "
+    "k/(levels − 1), and half a level is 1/(2 (levels − 1))."
+)
 HALF_A_BIN = (
     "Your bin begins or ends at the level itself, so every pixel is judged half a level too dark or too bright. Level "
     "k stands in the middle of its bin: half a level on either side."
@@ -84,8 +89,9 @@ TOO_WIDE = (
 LEVEL_PROBABILITY = Exercise(
     reference=level_probability,
     statement="The discretised logistic: the probability that a pixel has the level k (integers 0 … levels − 1), when "
-    "a logistic distribution with loc and scale, on the scale where levels lie at k/(levels − 1), is cut into levels. "
-    "The first and the last level take the tails. loc, scale and k have the same shape, and so has the result.",
+    "a logistic distribution is cut into levels. Its loc and scale are in the unit of pixels, black 0 and white 1, so "
+    "level k lies at k/(levels − 1). The first and the last level take the tails. loc, scale and k have the same "
+    "shape, and so has the result.",
     nudge="The logistic's distribution function is σ((x − loc)/scale). Between which two x does a number get rounded "
     "to level k? And what gets rounded to level 0?",
     right="both tails and a loc beyond white included. The probabilities of all levels sum to 1, which neither a "
@@ -157,8 +163,21 @@ LEVEL_PROBABILITY = Exercise(
         ),
         (
             between(lambda k, levels: (k - 0.5, k + 0.5), by=torch.sigmoid),
-            "You take k itself for the place of the level. loc and scale live on the scale where white is 1: divide by "
-            "levels − 1.",
+            IN_LEVELS,
+        ),
+        (
+            between(lambda k, levels: (k - 0.5, k + 0.5), first=False, last=False, by=torch.sigmoid),
+            IN_LEVELS + " And the tails are missing.",
+        ),
+        (
+            lambda loc, scale, k, levels: level_probability(loc, scale / (levels - 1), k, levels),
+            "You count in levels and have turned loc into levels, but scale is left in pixels: it takes the factor "
+            "levels − 1 as well.",
+        ),
+        (
+            between(lambda k, levels: (k / (levels - 1) - 0.5, k / (levels - 1) + 0.5), by=torch.sigmoid),
+            "You take ½ for half a level. In the unit of pixels levels lie 1/(levels − 1) apart, and half a level is "
+            "half of their distance: 1/(2 (levels − 1)).",
         ),
         (
             between(bin_of, by=lambda u: torch.special.ndtr(u)),
@@ -221,9 +240,14 @@ def log_weights(generator: Generator) -> list[tuple[Tensor]]:
         draw(100, 20, scale=4.0, shift=-90.0),
         draw(8, 5, shift=-2000.0),
         draw(8, 5, shift=500.0),
+        (torch.tensor([[0.0, -2000.0], [-1.0, -2001.0]]),),  # examples far apart
     ]
 
 
+ONE_MAXIMUM = (
+    "You take out the largest log-weight of the whole table before exp. An example whose draws all lie far below it "
+    "underflows to 0, and you get {yours}: take the largest of each example, not of the whole batch (over dimension 0)."
+)
 UNDERFLOWING = (
     "Right for small numbers; exp of −2000 nats underflows to 0 (and that of 500 overflows), and you get {yours}. "
     "Images have such log-weights: take the largest out of the sum first (`logsumexp`)."
@@ -285,6 +309,7 @@ IW_BOUND = Exercise(
             lambda log_w: -iw_bound(log_w),
             "The sign is turned: this is the loss. The bound itself is asked.",
         ),
+        (lambda log_w: (log_w - log_w.max()).exp().mean(0).log() + log_w.max(), ONE_MAXIMUM),
         (lambda log_w: log_w.exp().mean(0).log(), UNDERFLOWING),
         (lambda log_w: log_w.double().exp().mean(0).log(), UNDERFLOWING),
         *[
@@ -298,6 +323,11 @@ IW_BOUND = Exercise(
         (
             lambda log_w: (log_w - log_w.amax(0)).exp().mean(0).log(),
             "The largest log-weight was taken out of the sum and never put back: add it after the logarithm.",
+        ),
+        (
+            lambda log_w: (log_w - log_w.max()).exp().mean(0).log(),
+            "The largest log-weight was taken out of the sum and never put back: add it after the logarithm. And take "
+            "the largest of each example, not of the whole batch.",
         ),
         (
             lambda log_w: log_w.amax(0),
@@ -365,9 +395,16 @@ FREE_BITS = Exercise(
     "scalar, when every latent costs at least the number threshold, measured by its mean over the batch.",
     nudge="Three steps: a mean, a threshold, a sum. In which order, so that a latent may cost little for one example "
     "and much for another?",
-    right="collapsed latents included: they cost the threshold whatever they do, so nothing pushes them down further.",
+    right="collapsed latents and gradients included: below the threshold a latent costs the same whatever it does, so "
+    "nothing pushes it down further.",
     inputs=kl_tables,
+    differentiate=("kl",),
     wrong=[
+        (
+            lambda kl, threshold: free_bits(kl.detach(), threshold),
+            "No gradient comes back to the KL, so no latent is pushed, not even one above the threshold. Something "
+            "cuts the path: `.item()`, `float`, `detach`, `no_grad` or numpy.",
+        ),
         (
             lambda kl, threshold: kl.clamp(min=threshold).mean(0).sum(),
             "You apply the threshold to each example, before the mean over the batch. Then a latent is charged for "
@@ -668,6 +705,16 @@ def guarded_by(small: float, a: Tensor, b: Tensor, t: float) -> Tensor:
     return (((1 - t) * omega).sin() * a + (t * omega).sin() * b) / (omega.sin() + small)
 
 
+def with_product(dtype: torch.dtype, a: Tensor, b: Tensor, t: float) -> Tensor:
+    """acos of a·b for the angle, the straight line where it is 0. Where it is π, sin ω is what rounding leaves of 0."""
+    a, b = a.to(dtype), b.to(dtype)
+    omega = (a @ b).clamp(-1, 1).acos()
+    if omega < 1e-4:
+        return straight(a, b, t)
+    of_a, of_b = arc_weights(omega, t)
+    return of_a * a + of_b * b
+
+
 def direction_of_arc(a: Tensor, b: Tensor, t: float) -> Tensor:
     return spherical_interpolation(normalize(a, dim=0), normalize(b, dim=0), t)
 
@@ -676,6 +723,7 @@ ANGLE_OF_PRODUCT = (
     "You take acos of a·b without dividing by the lengths. That is the angle only where both have length 1; divide "
     "each by its norm first."
 )
+NOT_DIVIDED = "The division by sin ω is missing: at t = 0 the weight of a has to be 1."
 OF_LENGTH_ONE = (
     "You give a vector of length 1: only the direction is right. Normalise for the angle; the weights are applied to a "
     "and b as they are."
@@ -701,6 +749,7 @@ SPHERICAL_INTERPOLATION = Exercise(
         ),
         (with_angle(lambda a, b: (a @ b).clamp(-1, 1).acos()), ANGLE_OF_PRODUCT),
         (with_angle(lambda a, b: (a @ b).acos()), ANGLE_OF_PRODUCT),
+        *[(partial(with_product, dtype), ANGLE_OF_PRODUCT) for dtype in (torch.float32, torch.float64)],
         (
             with_angle(lambda a, b: (a @ b / a.norm()).clamp(-1, 1).acos()),
             "You divide a·b by one of the lengths alone. The cosine of the angle is a·b / |a||b|.",
@@ -747,7 +796,11 @@ SPHERICAL_INTERPOLATION = Exercise(
         ),
         (
             by_weights(lambda omega, t: (((1 - t) * omega).sin(), (t * omega).sin())),
-            "The division by sin ω is missing: at t = 0 the weight of a has to be 1.",
+            NOT_DIVIDED,
+        ),
+        (
+            lambda a, b, t: ((1 - t) * angle(a, b)).sin() * a + (t * angle(a, b)).sin() * b,
+            NOT_DIVIDED + " And parallel vectors need the straight line.",
         ),
         (
             by_weights(lambda omega, t: (((1 - t) * omega).sin() / omega, (t * omega).sin() / omega)),
@@ -957,6 +1010,7 @@ def weighted_draws(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(50, 10, 16, scale=3.0),
         draw(6, 3, 2, shift=-2000.0),
         draw(6, 3, 2, shift=500.0),
+        (torch.tensor([[0.0, -2000.0], [-1.0, -2001.0]]), torch.rand(2, 2, 3, generator=generator)),  # far apart
     ]
 
 
@@ -965,6 +1019,16 @@ def by_shares(share: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], T
     return lambda log_w, values: (share(log_w)[:, :, None] * values).sum(0)
 
 
+def shares_by_one_maximum(log_w: Tensor, small: float = 0.0) -> Tensor:
+    w = (log_w - log_w.max()).exp()
+    return w / (w.sum(0) + small)
+
+
+ONE_MAXIMUM_OF_SHARES = (
+    "You take out the largest log-weight of the whole table before exp. For an example whose draws all lie far below "
+    "it, every exp underflows to 0 and you get {yours}: take the largest of each example, not of the whole batch (over "
+    "dimension 0)."
+)
 UNDERFLOWING_SHARES = (
     "Right for small log-weights; exp underflows to 0 at −2000 nats (or overflows), and 0/0 makes {yours}. `softmax` "
     "takes the largest out first, which changes no share."
@@ -1007,6 +1071,10 @@ IMPORTANCE_MEAN = Exercise(
             "Your weights sum to 1 over the whole table. Each example shares out its own 1 among its k draws, "
             "dimension 0.",
         ),
+        *[
+            (by_shares(lambda log_w, small=small: shares_by_one_maximum(log_w, small)), ONE_MAXIMUM_OF_SHARES)
+            for small in (0.0, 1e-8, 1e-10, 1e-12, 1e-20)
+        ],
         (by_shares(lambda log_w: log_w.exp() / log_w.exp().sum(0)), UNDERFLOWING_SHARES),
         (by_shares(lambda log_w: log_w.double().exp() / log_w.double().exp().sum(0)), UNDERFLOWING_SHARES),
         *[
@@ -1035,10 +1103,13 @@ IMPORTANCE_MEAN = Exercise(
             by_shares(lambda log_w: log_w.softmax(0) / len(log_w)),
             "You normalise and then divide by k again (a `mean` in the place of a `sum`). The shares sum to 1 already.",
         ),
-        (
-            by_shares(lambda log_w: (log_w == log_w.amax(0)) / 1.0),
-            "You take the best draw alone. Every draw counts, by its share of the weights.",
-        ),
+        *[
+            (by_shares(best), "You take the best draw alone. Every draw counts, by its share of the weights.")
+            for best in (
+                lambda log_w: (log_w == log_w.amax(0)) / 1.0,
+                lambda log_w: one_hot(log_w.argmax(0), len(log_w)).T,
+            )
+        ],
         (
             by_shares(lambda log_w: log_w.sigmoid() / log_w.sigmoid().sum(0)),
             "You use a sigmoid. A weight is exp(log_w), and their shares are a softmax.",
@@ -1134,8 +1205,9 @@ STRAIGHT_THROUGH = Exercise(
         (lambda z, code: z + (code - z), NO_WAY_BACK_TO_Z),
         (
             lambda z, code: code.detach(),
-            "No gradient comes back at all: `detach` (or `no_grad`) is around everything. Only code − z is held fast; "
-            "z in front of it stays free.",
+            "No gradient comes back at all: either `detach` (or `no_grad`) is around everything, or z is added and "
+            "taken away again, so that it cancels. Hold code − z fast as a whole, z inside it as well, and leave the "
+            "z in front of it free.",
         ),
         (lambda z, code: z + code - z.detach(), ALSO_TO_THE_CODE),
         (

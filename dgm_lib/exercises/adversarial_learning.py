@@ -1,0 +1,1075 @@
+"""Exercises of notebook 06: the critic of two densities, each player's loss and turn, two divergences, lost modes.
+
+A critic's output is a logit: sigmoid(D(x)) is the probability that x is real, where real and made are equally many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import binary_cross_entropy, logsigmoid, softplus
+
+from dgm_lib.exercises.engine import Exercise
+
+# ---- networks that are their own weight ----------------------------------------------------------------------------
+
+
+class Network(Tensor):
+    """A network that is its own weight: a function for the learner, and for `check` an argument like any other tensor,
+    to be copied, shown and differentiated by.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):  # two kinds of them may meet, as in torch.cat
+        return super().__torch_function__(function, (cls,), args, kwargs or {})
+
+
+class LinearCritic(Network):
+    """D(x) = w · x, (B,)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.as_subclass(Tensor)
+
+
+class ShiftingGenerator(Network):
+    """G(z) = z + theta, (B, D)."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return z + self.as_subclass(Tensor)
+
+
+# ---- optimal_critic ------------------------------------------------------------------------------------------------
+
+
+def optimal_critic(log_p: Tensor, log_q: Tensor) -> Tensor:
+    # p/(p + q) = 1/(1 + q/p) = σ(log p − log q): densities that underflow never appear, only the ratio of the two.
+    return torch.sigmoid(log_p - log_q)
+
+
+def pairs_of_densities(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    def draw(n: int, scale: float = 1.0, shift: float = -1.0) -> tuple[Tensor, Tensor]:
+        return tuple(scale * torch.randn(n, generator=generator) + shift for _ in range(2))
+
+    return [
+        (torch.tensor([0.3, 0.1, 0.2]).log(), torch.tensor([0.1, 0.1, 0.6]).log()),
+        draw(4),
+        draw(1),
+        draw(16, scale=1.5),
+        (torch.tensor([-1.0, -math.inf, 0.0]), torch.tensor([-math.inf, -2.0, -1.0])),  # where one of them never is
+        draw(6, shift=-1000.0),  # densities underflow in many dimensions; their ratio does not
+        draw(6, shift=300.0),
+    ]
+
+
+Density = Callable[[Tensor, Tensor], Tensor]
+
+
+def of_densities(value: Density) -> Density:
+    """A function of p and q themselves."""
+    return lambda log_p, log_q: value(log_p.exp(), log_q.exp())
+
+
+def of_logit(value: Callable[[Tensor], Tensor]) -> Density:
+    """A function of log p − log q."""
+    return lambda log_p, log_q: value(log_p - log_q)
+
+
+DENSITIES_UNDERFLOW = (
+    "Right while the densities are ordinary numbers; exp(−1000) is 0 in floats (and e^300 infinite), and the ratio of "
+    "two such densities becomes {yours}. Divide by p on paper: only log p − log q is left."
+)
+
+OPTIMAL_CRITIC = Exercise(
+    reference=optimal_critic,
+    statement="Half of all examples are real, with density p, half are made, with density q. From log p(x) and "
+    "log q(x), (B,) each: the probability that x is real, which is what the best possible critic says. (B,).",
+    nudge="Bayes' rule with a prior of ½ for each side. Then divide by p above and below: which function of "
+    "log p − log q is it?",
+    right="densities of e^−1000 included. The logit of the best critic is log p − log q: it knows the ratio of the two "
+    "densities and nothing else about them.",
+    inputs=pairs_of_densities,
+    atol=5e-5,  # float32 keeps four decimals of 1000, on which a formula that stays in logarithms may pass
+    wrong=[
+        (
+            of_logit(lambda logit: (-logit).sigmoid()),
+            "This is the probability that x was made, q/(p + q). The critic's output says how real x looks.",
+        ),
+        (of_densities(lambda p, q: p / (p + q)), DENSITIES_UNDERFLOW),
+        (of_densities(lambda p, q: 1 / (1 + q / p)), DENSITIES_UNDERFLOW),
+        *[
+            (
+                of_densities(lambda p, q, small=small: p / (p + q + small)),
+                "A small constant in the denominator: where both densities are smaller than it, as in many dimensions, "
+                "everything looks made and you return {yours}. Only log p − log q is needed.",
+            )
+            for small in (1e-6, 1e-8, 1e-10, 1e-12, 1e-20)
+        ],
+        (
+            of_logit(lambda logit: logit),
+            "This is the best critic's logit, log p − log q. As a network's last layer it is right; the probability "
+            "is asked: one function more.",
+        ),
+        (of_logit(torch.exp), "This is p/q, the odds, which may be any positive number. A probability is p/(p + q)."),
+        (of_logit(lambda logit: (-logit).exp()), "This is q/p. The probability of real is p/(p + q)."),
+        (
+            of_densities(lambda p, q: p),
+            "This is p(x), and q does not appear. The critic compares: a rare x is real beyond doubt where nothing "
+            "like it is made.",
+        ),
+        (
+            of_densities(lambda p, q: p / (1 + p)),
+            "q does not appear: log p itself is your logit, as if q were 1 everywhere. What tells the two apart is the "
+            "ratio p/q.",
+        ),
+        (
+            lambda log_p, log_q: log_p / (log_p + log_q),
+            "You divide the logarithms. The densities themselves stand in p/(p + q); of their logarithms the "
+            "difference counts.",
+        ),
+        (
+            of_densities(lambda p, q: (p - q).sigmoid()),
+            "Your logit is the difference of the densities. It is that of their logarithms, which is the log of their "
+            "ratio.",
+        ),
+        (
+            of_densities(lambda p, q: (p / q).sigmoid()),
+            "The sigmoid is taken of the ratio, which is never negative: your critic never says less than ½. The "
+            "sigmoid wants the ratio's logarithm.",
+        ),
+        (
+            of_logit(lambda logit: (logit > 0).float()),
+            "This is a decision, 0 or 1. The best critic says how sure it can be: where p and q overlap it stays "
+            "between.",
+        ),
+        (
+            of_logit(lambda logit: (logit / 2).tanh()),
+            "This is (p − q)/(p + q), from −1 to 1. A probability runs from 0 to 1: p/(p + q).",
+        ),
+        (
+            of_logit(lambda logit: (logit / 2).sigmoid()),
+            "Your logit is halved, so the densities stand under a root. Bayes' rule takes them as they are.",
+        ),
+        (
+            of_logit(lambda logit: (2 * logit).sigmoid()),
+            "Your logit is doubled, so the densities are squared: (1 + tanh a)/2 is σ(2a).",
+        ),
+        (
+            of_logit(lambda logit: logit.clamp(max=0).exp()),
+            "This is min(1, p/q). It is the right shape for accepting a draw; the share of real ones at x is "
+            "p/(p + q).",
+        ),
+        (
+            of_logit(logsigmoid),
+            "This is log D(x). The probability itself is asked.",
+        ),
+        (
+            of_logit(lambda logit: logit.softmax(0)),
+            "Your values sum to 1 over the batch. Each x has two possible origins, and their probabilities sum to 1.",
+        ),
+        (
+            lambda log_p, log_q: torch.full_like(log_p, 0.5),
+            "½ everywhere is what is left when the generator has won, q = p. Here the two densities differ.",
+        ),
+        (
+            of_logit(lambda logit: 2 * logit.sigmoid()),
+            "You divide by the mixture ½(p + q) and forget the ½ above: half of all examples are real, so that is "
+            "½p / ½(p + q).",
+        ),
+    ],
+)
+
+# ---- critic_loss ---------------------------------------------------------------------------------------------------
+
+
+def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    # −log σ(a) = softplus(−a) for the real ones, −log(1 − σ(a)) = softplus(a) for those that were made.
+    loss_real = torch.nn.functional.softplus(-real).mean()
+    loss_fake = torch.nn.functional.softplus(fake).mean()
+    return loss_real + loss_fake
+
+
+def pairs_of_logits(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    def draw(n_real: int, n_fake: int, scale: float = 1.0, shift: float = 0.5) -> tuple[Tensor, Tensor]:
+        real = scale * torch.randn(n_real, generator=generator) + shift
+        return real, scale * torch.randn(n_fake, generator=generator) - shift
+
+    sure = torch.tensor([150.0, -200.0, 300.0]), torch.tensor([-400.0, 120.0, -250.0])
+    return [
+        (torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 1.5])),
+        draw(4, 4),
+        draw(1, 1),
+        draw(32, 32, scale=1.5),
+        draw(3, 8),  # the two sides need not be equally many
+        draw(10, 2, shift=-1.0),
+        (torch.zeros(5), torch.zeros(5)),  # nothing can be told apart: log 4
+        sure,  # and sometimes wrong
+    ]
+
+
+Losses = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def by_probabilities(real: Tensor, fake: Tensor) -> Tensor:
+    return -real.sigmoid().log().mean() - (1 - fake.sigmoid()).log().mean()
+
+
+def by_clamped_probabilities(real: Tensor, fake: Tensor) -> Tensor:
+    """torch's loss for probabilities, which cuts their logarithms off at −100."""
+    of_real = binary_cross_entropy(real.sigmoid(), torch.ones_like(real))
+    return of_real + binary_cross_entropy(fake.sigmoid(), torch.zeros_like(fake))
+
+
+def as_one_batch(real: Tensor, fake: Tensor) -> Tensor:
+    return torch.cat([softplus(-real), softplus(fake)]).mean()
+
+
+CUT = "Something cuts the path there (`detach`, `no_grad`, `.data`, `.item()`)."
+SIGMOID_TWICE = (
+    "The sigmoid is applied twice: probabilities were fed to a loss that expects logits (`…_with_logits`, or a "
+    "softplus of a sigmoid). However good or bad the critic is, that stays between 1.006 and 2.006. Give it the logits."
+)
+SAME_LABEL_REAL = (
+    "Real and made have the same label, 1: a critic that calls everything real is best for you. What was made has the "
+    "label 0."
+)
+SAME_LABEL_FAKE = (
+    "Real and made have the same label, 0: a critic that calls everything made is best for you. Real ones have the "
+    "label 1."
+)
+SIGMOID_UNDERFLOWS = (
+    "Right for moderate logits; where the critic is sure and wrong, a sigmoid rounds to 0 or 1, or exp overflows, and "
+    "the loss becomes {yours}. log(1 + exp(a)) is about a there: `softplus` and `logsigmoid` know that."
+)
+
+CRITIC_LOSS = Exercise(
+    reference=critic_loss,
+    statement="The critic's loss: from its logits for real examples and for made ones, (B,) and (B′,), the mean of "
+    "−log of the probability that it gives to the right answer over the real ones, plus the same mean over the made "
+    "ones. A scalar, in nats.",
+    nudge="Two classifications with known labels. The probability of real is σ(a), of made 1 − σ(a) = σ(−a). How does "
+    "one take −log of a sigmoid without computing the sigmoid?",
+    right="gradients, and logits of ±400, included. At logits of 0 it is log 4 = 1.386: a critic that cannot tell. "
+    "Much below that, and the generator is losing.",
+    inputs=pairs_of_logits,
+    differentiate=("real", "fake"),
+    wrong=[
+        (
+            lambda real, fake: cross_entropy(real, fake.detach()),
+            "No gradient comes back to the logits of the made ones, so the critic never learns what they look like. It "
+            "is the made images that are detached, before the critic sees them, not what the critic says of them.",
+        ),
+        (
+            lambda real, fake: cross_entropy(real.detach(), fake),
+            "No gradient comes back to the logits of the real ones, so the critic never learns what they look like. "
+            + CUT,
+        ),
+        (
+            lambda real, fake: cross_entropy(real, fake).detach(),
+            "No gradient comes back to any logit, so training changes nothing. " + CUT,
+        ),
+        (lambda real, fake: cross_entropy(real.sigmoid(), fake.sigmoid()), SIGMOID_TWICE),
+        (
+            lambda real, fake: softplus(-real).mean() + softplus(-fake).mean(),
+            SAME_LABEL_REAL,
+        ),
+        (lambda real, fake: softplus(real).mean() + softplus(fake).mean(), SAME_LABEL_FAKE),
+        (
+            lambda real, fake: softplus(real).mean() + softplus(-fake).mean(),
+            "The labels are exchanged: your loss is small where real ones look made and made ones look real. That is "
+            "what the generator would like.",
+        ),
+        (
+            lambda real, fake: -cross_entropy(real, fake),
+            "The sign is turned: this is the mean log-probability of the right answers, which should be large. Whoever "
+            "minimises it gets the worst critic.",
+        ),
+        (
+            lambda real, fake: softplus(-real).mean(),
+            "This is the real half alone: a critic that calls everything real would win. The made ones hold it down.",
+        ),
+        (
+            lambda real, fake: softplus(fake).mean(),
+            "This is the made half alone: a critic that calls everything made would win. The real half is missing.",
+        ),
+        (
+            lambda real, fake: softplus(-fake).mean(),
+            "This is the generator's loss: it is small where made ones look real, and the real ones do not appear.",
+        ),
+        (
+            lambda real, fake: cross_entropy(real, fake) / 2,
+            "This is half of it: the mean of the two halves. The same critic is best; here the halves are added, so "
+            "that a critic that cannot tell stands at log 4.",
+        ),
+        (
+            as_one_batch,
+            "You take one mean over real and made together. It is half of what is asked, and where one side has more "
+            "examples it counts more; each side has a mean of its own.",
+        ),
+        (
+            lambda real, fake: softplus(-real).sum() + softplus(fake).sum(),
+            "These are sums over the batch. Each side is a mean, whatever its size.",
+        ),
+        (
+            lambda real, fake: softplus(-real).mean() - softplus(fake).mean(),
+            "You subtract the half of the made ones. Both halves are −log of a probability that should be large, so "
+            "both stand in the loss with a plus.",
+        ),
+        (
+            lambda real, fake: softplus(fake).mean() - softplus(-real).mean(),
+            "You subtract the half of the real ones. Both halves are −log of a probability that should be large, so "
+            "both stand in the loss with a plus.",
+        ),
+        (
+            lambda real, fake: softplus(-real.mean()) + softplus(fake.mean()),
+            "You average the logits before the logarithm. Each example has a probability of its own: the mean comes "
+            "last.",
+        ),
+        (
+            lambda real, fake: softplus(-real).mean() + softplus(real).mean(),
+            "Both halves are taken at the real ones. The second one belongs to what was made.",
+        ),
+        (
+            lambda real, fake: fake.mean() - real.mean(),
+            "These are differences of the logits themselves, the loss of a Wasserstein critic. Without a bound on its "
+            "slope it has no least value; here −log of a probability is asked.",
+        ),
+        (
+            lambda real, fake: (1 - real).relu().mean() + (1 + fake).relu().mean(),
+            "This is the hinge loss. It is a good loss, but not in nats: −log of a probability is asked.",
+        ),
+        (
+            lambda real, fake: (real - 1).square().mean() + fake.square().mean(),
+            "This is the least-squares loss. It punishes a logit of 5 for a real example; −log of a probability is "
+            "asked.",
+        ),
+        (
+            lambda real, fake: (1 - real.sigmoid()).mean() + fake.sigmoid().mean(),
+            "These are the probabilities of a mistake. A mistake made with certainty then costs hardly more than a "
+            "doubtful one: −log of the right answer's probability is asked.",
+        ),
+        (
+            lambda real, fake: fake.sigmoid().mean() - real.sigmoid().mean(),
+            "You use the probabilities without a logarithm. −log of the right answer's probability is asked.",
+        ),
+        (
+            lambda real, fake: -real.log().mean() - (1 - fake).log().mean(),
+            "You take the logarithm of the logits, as if they were probabilities, and get {yours}. They may have any "
+            "sign: a sigmoid makes probabilities of them.",
+        ),
+        (
+            lambda real, fake: cross_entropy(real, fake) / math.log(2),
+            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
+        ),
+        (by_probabilities, SIGMOID_UNDERFLOWS),
+        (
+            lambda real, fake: -real.sigmoid().log().mean() - (-fake).sigmoid().log().mean(),
+            SIGMOID_UNDERFLOWS,
+        ),
+        (
+            lambda real, fake: (1 + (-real).exp()).log().mean() + (1 + fake.exp()).log().mean(),
+            SIGMOID_UNDERFLOWS,
+        ),
+        (
+            by_clamped_probabilities,
+            "Right for moderate logits. Where the critic is sure and wrong, the loss for probabilities cuts the "
+            "logarithm off at −100, and no gradient is left: take the one for logits, and leave the sigmoid out.",
+        ),
+        *[
+            (
+                lambda real, fake, small=small: (
+                    -(real.sigmoid() + small).log().mean() - (1 - fake.sigmoid() + small).log().mean()
+                ),
+                "On moderate logits you are right, but a small constant inside the log puts a ceiling on the loss: a "
+                "confident mistake then has no gradient. `softplus` or `logsigmoid` need none.",
+            )
+            for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+        ],
+    ],
+)
+
+# ---- generator_loss ------------------------------------------------------------------------------------------------
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    # −log σ(a) = softplus(−a): the label of real ones on what was made. Its slope is largest where the critic is sure.
+    return torch.nn.functional.softplus(-fake).mean()
+
+
+def logits_of_made(generator: Generator) -> list[tuple[Tensor]]:
+    return [(fake,) for _, fake in pairs_of_logits(generator)]
+
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def averaged(loss: Loss) -> Loss:
+    return lambda fake: loss(fake).mean()
+
+
+GENERATOR_LOSS = Exercise(
+    reference=generator_loss,
+    statement="The non-saturating loss of the generator, a scalar in nats: the mean over the batch of −log of the "
+    "probability that the critic gives to what was made being real. fake (B,) holds the critic's logits for it.",
+    nudge="Whom does it want to deceive, about what? Then look at the slope of your loss where the critic is sure that "
+    "it was made, a = −10: the generator has most to learn there.",
+    right="gradients included. Where the critic is sure, a = −200, the slope is −1: the generator is told to move, "
+    "just where the loss of the minimax game goes flat.",
+    inputs=logits_of_made,
+    differentiate=("fake",),
+    wrong=[
+        (
+            averaged(lambda fake: softplus(-fake).detach()),
+            "No gradient comes back to the logits, so the generator learns nothing. In its turn the path leads from "
+            "the loss through the critic into the generator: no `detach`, no `no_grad`.",
+        ),
+        (
+            averaged(lambda fake: -softplus(fake)),
+            "This is log(1 − D), the saturating loss of the minimax game. Its slope is σ(a), about 0 where the critic "
+            "is sure, which is how every generator begins. −log D has the same aim and a slope there.",
+        ),
+        (
+            averaged(softplus),
+            "This is the critic's loss on what was made. A generator trained on it learns to be recognised: it wants "
+            "the opposite label.",
+        ),
+        (
+            averaged(lambda fake: -softplus(-fake)),
+            "This is log D, with the sign turned. Minimising it makes what is made look as made as it can: the loss "
+            "carries a minus.",
+        ),
+        (
+            averaged(lambda fake: softplus(-fake.sigmoid())),
+            "The sigmoid is applied twice: a probability was fed to a loss that expects a logit. It cannot fall below "
+            "0.313, and its slope is small everywhere. Give it the logit.",
+        ),
+        (
+            averaged(lambda fake: softplus(fake.sigmoid())),
+            "Two things: the sigmoid is applied twice, and the label is the critic's. Give the loss the logit, and the "
+            "label of real ones.",
+        ),
+        (
+            averaged(lambda fake: -fake),
+            "This is the mean logit, the generator's loss in a Wasserstein or hinge game. Here the critic's logit "
+            "means a probability, and −log of it is asked.",
+        ),
+        (
+            averaged(lambda fake: fake),
+            "This is the mean logit itself: minimising it makes what is made look made. −log of the probability of "
+            "real is asked.",
+        ),
+        (
+            averaged(lambda fake: 1 - fake.sigmoid()),
+            "This is the probability of being found out, without a logarithm. Like log(1 − D) it is flat where the "
+            "critic is sure.",
+        ),
+        (
+            averaged(lambda fake: -fake.sigmoid()),
+            "This is −D without a logarithm. It is flat where the critic is sure, a = −10: −log D is asked.",
+        ),
+        (
+            averaged(lambda fake: fake.sigmoid()),
+            "This is D, the probability of real, and minimising it serves the critic. −log D is asked.",
+        ),
+        (
+            lambda fake: softplus(-fake).sum(),
+            "This is a sum over the batch. The loss is a mean, so that a larger batch does not make larger steps.",
+        ),
+        (
+            lambda fake: softplus(-fake.mean()),
+            "You average the logits before the logarithm. Each example has a probability of its own: the mean comes "
+            "last.",
+        ),
+        (
+            lambda fake: -fake.sigmoid().mean().log(),
+            "You average the probabilities before the logarithm, so that a few good examples hide the bad ones. The "
+            "mean comes last.",
+        ),
+        (
+            averaged(lambda fake: (1 - fake).relu()),
+            "This is a hinge. The generator's label there is real, but −log of a probability is asked.",
+        ),
+        (
+            averaged(lambda fake: (fake - 1).square()),
+            "This is the least-squares loss. −log of a probability is asked.",
+        ),
+        (
+            averaged(lambda fake: -fake.log()),
+            "You take the logarithm of the logits, as if they were probabilities, and get {yours}. They may have any "
+            "sign: a sigmoid makes a probability of them.",
+        ),
+        (
+            averaged(lambda fake: softplus(-fake) / math.log(2)),
+            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
+        ),
+        (averaged(lambda fake: -fake.sigmoid().log()), SIGMOID_UNDERFLOWS),
+        (averaged(lambda fake: (1 + (-fake).exp()).log()), SIGMOID_UNDERFLOWS),
+        (
+            lambda fake: binary_cross_entropy(fake.sigmoid(), torch.ones_like(fake)),
+            "Right for moderate logits. Where the critic is sure, the loss for probabilities cuts the logarithm off at "
+            "−100, and the generator is told nothing: take the one for logits, and leave the sigmoid out.",
+        ),
+        *[
+            (
+                averaged(lambda fake, small=small: -(fake.sigmoid() + small).log()),
+                "On moderate logits you are right, but a small constant inside the log puts a ceiling on the loss: "
+                "where the critic is sure, the generator gets no gradient. `softplus` or `logsigmoid` need none.",
+            )
+            for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+        ],
+    ],
+)
+
+# ---- critic_turn ---------------------------------------------------------------------------------------------------
+
+
+def critic_turn(critic: torch.nn.Module, generator: torch.nn.Module, x: Tensor, z: Tensor) -> Tensor:
+    # What was made is data in this turn: its graph ends here, so the loss changes the critic and not the generator.
+    fake = generator(z).detach()
+    loss_real = torch.nn.functional.softplus(-critic(x)).mean()
+    loss_fake = torch.nn.functional.softplus(critic(fake)).mean()
+    return loss_real + loss_fake
+
+
+def small_games(generator: Generator) -> list[tuple[LinearCritic, ShiftingGenerator, Tensor, Tensor]]:
+    def game(w: Tensor, theta: Tensor, x: Tensor, z: Tensor) -> tuple[LinearCritic, ShiftingGenerator, Tensor, Tensor]:
+        return w.as_subclass(LinearCritic), theta.as_subclass(ShiftingGenerator), x, z
+
+    def draw(n_real: int, n_made: int, n_features: int) -> tuple[LinearCritic, ShiftingGenerator, Tensor, Tensor]:
+        shapes = (n_features,), (n_features,), (n_real, n_features), (n_made, n_features)
+        return game(*(torch.randn(shape, generator=generator) for shape in shapes))
+
+    easy = [2.0, -1.0], [0.5, 1.0], [[1.0, 0.0], [0.0, 1.0]], [[-1.0, 0.5], [0.0, 2.0]]
+    return [game(*map(torch.tensor, easy)), draw(4, 4, 2), draw(3, 6, 4), draw(1, 1, 1), draw(32, 32, 8)]
+
+
+Turn = Callable[[Callable, Callable, Tensor, Tensor], Tensor]
+
+
+def with_logits(loss: Losses) -> Turn:
+    """A loss of the critic's logits for the real ones and for what was made, whose graph has ended."""
+    return lambda critic, generator, x, z: loss(critic(x), critic(generator(z).detach()))
+
+
+def on_made(made: Callable[[Callable, Tensor], Tensor]) -> Turn:
+    """The right loss, when made(generator, z) is what the critic sees."""
+    return lambda critic, generator, x, z: cross_entropy(critic(x), critic(made(generator, z)))
+
+
+CRITIC_TURN = Exercise(
+    reference=critic_turn,
+    statement="The critic's turn, written by hand: critic(x) gives logits (B,), generator(z) makes examples like x. "
+    "From real x and noise z: the loss of the critic, the two means of `critic_loss` added. Its gradient is for the "
+    "critic: none of it may reach the generator.",
+    nudge="Four lines: make examples, end their graph, ask the critic twice, add two means. Which tensor has to be "
+    "detached: the noise, what was made of it, or what the critic says of it?",
+    right="gradients included: the critic learns from both sides, and nothing of its loss reaches the generator, which "
+    "would have learnt to be recognised.",
+    inputs=small_games,
+    differentiate=("critic", "generator"),
+    wrong=[
+        (
+            on_made(lambda generator, z: generator(z)),
+            "The gradient of the critic's loss reaches the generator, and would teach it to be recognised (its own "
+            "`zero_grad` may hide that; the work of going back through it is lost in any case). End the graph of what "
+            "was made, `generator(z).detach()`: detaching z is too early.",
+        ),
+        (
+            lambda critic, generator, x, z: cross_entropy(critic(x), critic(generator(z)).detach()),
+            "You detach what the critic says of the made ones, so it never learns what they look like. Detach what was "
+            "made, before the critic sees it.",
+        ),
+        (
+            lambda critic, generator, x, z: cross_entropy(critic(x).detach(), critic(generator(z)).detach()),
+            "No gradient comes back to the critic at all, in its own turn: `no_grad` or `detach` is around everything. "
+            "Only what was made is held fast.",
+        ),
+        (
+            lambda critic, generator, x, z: cross_entropy(critic(x).detach(), critic(generator(z).detach())),
+            "No gradient comes back from the real ones: the critic would learn to call everything made. Only what was "
+            "made is held fast.",
+        ),
+        (
+            lambda critic, generator, x, z: cross_entropy(critic(x).detach(), critic(generator(z))),
+            "The wrong side is held fast: the real ones teach the critic nothing, and the gradient of the made ones "
+            "reaches the generator. `detach` belongs to what was made.",
+        ),
+        (
+            with_logits(lambda real, fake: cross_entropy(real.sigmoid(), fake.sigmoid())),
+            SIGMOID_TWICE,
+        ),
+        (with_logits(lambda real, fake: softplus(-real).mean() + softplus(-fake).mean()), SAME_LABEL_REAL),
+        (with_logits(lambda real, fake: softplus(real).mean() + softplus(fake).mean()), SAME_LABEL_FAKE),
+        (
+            with_logits(lambda real, fake: softplus(real).mean() + softplus(-fake).mean()),
+            "The labels are exchanged, or x and generator(z) are: the critic would learn to call real ones made.",
+        ),
+        (
+            with_logits(lambda real, fake: -cross_entropy(real, fake)),
+            "The sign is turned: minimising this makes the worst critic there is.",
+        ),
+        (
+            with_logits(lambda real, fake: softplus(-fake).mean()),
+            "This is the generator's loss, and so its turn. The critic's has the label made for what was made, and a "
+            "second half for the real ones.",
+        ),
+        (
+            with_logits(lambda real, fake: softplus(-real).mean()),
+            "The made ones do not appear: a critic that calls everything real would win.",
+        ),
+        (
+            with_logits(lambda real, fake: softplus(fake).mean()),
+            "The real ones do not appear: a critic that calls everything made would win.",
+        ),
+        (
+            on_made(lambda generator, z: z),
+            "The critic is shown the noise z itself. What is made of it is generator(z).",
+        ),
+        (
+            lambda critic, generator, x, z: cross_entropy(critic(x), critic(generator(x).detach())),
+            "The generator is fed with x. It makes examples of noise: generator(z).",
+        ),
+        (
+            with_logits(lambda real, fake: cross_entropy(real, fake) / 2),
+            "This is half of it. The two means are added here.",
+        ),
+        (
+            with_logits(as_one_batch),
+            "You take one mean over real and made together. Each side has a mean of its own, and the two are added.",
+        ),
+        (
+            with_logits(lambda real, fake: softplus(-real).sum() + softplus(fake).sum()),
+            "These are sums over the batch. Each side is a mean.",
+        ),
+        (
+            with_logits(lambda real, fake: fake.mean() - real.mean()),
+            "These are the logits themselves, the loss of a Wasserstein critic. The two means of −log of a "
+            "probability are asked.",
+        ),
+        (
+            with_logits(lambda real, fake: softplus(-real).mean() - softplus(fake).mean()),
+            "You subtract the half of the made ones. Both halves stand in the loss with a plus.",
+        ),
+    ],
+)
+
+# ---- js_divergence -------------------------------------------------------------------------------------------------
+
+
+def js_divergence(p: Tensor, q: Tensor) -> Tensor:
+    # ½ KL(p ‖ m) + ½ KL(q ‖ m), where m is the mixture. m is 0 only where both are: such terms are 0.
+    m = (p + q) / 2
+    kl_p = torch.xlogy(p, p) - torch.xlogy(p, m)
+    kl_q = torch.xlogy(q, q) - torch.xlogy(q, m)
+    return (kl_p + kl_q).sum(dim=-1) / 2
+
+
+def pairs_of_tables(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    def draw(batch: int, n_states: int) -> tuple[Tensor, Tensor]:
+        return tuple((1.5 * torch.randn(batch, n_states, generator=generator)).softmax(1) for _ in range(2))
+
+    p, _ = draw(3, 5)
+    zeros = [[0.5, 0.5, 0.0, 0.0], [0.0, 0.25, 0.75, 0.0]], [[0.0, 0.5, 0.5, 0.0], [0.3, 0.3, 0.2, 0.2]]
+    return [
+        (torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([[0.25, 0.75], [0.1, 0.9]])),
+        draw(4, 4),
+        draw(3, 6),
+        draw(1, 3),
+        draw(16, 10),
+        (p, p.clone()),
+        tuple(map(torch.tensor, zeros)),
+        (torch.eye(3), torch.eye(3).roll(1, 0)),  # disjoint: log 2, however far apart
+    ]
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) of each row, 0 log 0 being 0."""
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1)
+
+
+def to_mixture(value: Callable[[Tensor, Tensor], Tensor]) -> Density:
+    """A function of KL(p ‖ m) and KL(q ‖ m)."""
+    return lambda p, q: value(kl(p, (p + q) / 2), kl(q, (p + q) / 2))
+
+
+ZERO_TIMES_INFINITY = (
+    "Right as long as no probability is 0. There the computer makes 0 · (−inf) = nan of p log p, whose limit is 0. "
+    "`torch.xlogy` or `torch.where` can say so."
+)
+
+JS_DIVERGENCE = Exercise(
+    reference=js_divergence,
+    statement="The Jensen–Shannon divergence of each pair of rows of p and q, (B, K) tables of probabilities, zeros "
+    "allowed: the mean of the KL divergences from p and from q to their mixture m = ½(p + q). (B,) nats.",
+    nudge="Two KL divergences, both to the same third distribution. Which terms are 0 log 0, and what are they worth?",
+    right="zeros and disjoint tables included. Those give log 2, however far apart they lie: once the critic tells all "
+    "apart, the divergence no longer says in which direction to go.",
+    inputs=pairs_of_tables,
+    wrong=[
+        (
+            kl,
+            "This is KL(p ‖ q), and {yours} where q is 0 and p is not. The divergence of Jensen and Shannon goes to "
+            "the mixture, which is 0 only where both are.",
+        ),
+        (lambda p, q: kl(q, p), "This is KL(q ‖ p). Both go to the mixture m, one from p and one from q."),
+        (
+            lambda p, q: (kl(p, q) + kl(q, p)) / 2,
+            "This is the mean of KL(p ‖ q) and KL(q ‖ p), infinite where one has a zero and the other has not. Both go "
+            "to the mixture m = ½(p + q).",
+        ),
+        (
+            lambda p, q: kl(p, q) + kl(q, p),
+            "This is KL(p ‖ q) + KL(q ‖ p), Jeffreys' divergence. Both go to the mixture m = ½(p + q), and they are "
+            "averaged.",
+        ),
+        (
+            to_mixture(lambda of_p, of_q: of_p + of_q),
+            "The ½ is missing: the two KL divergences are averaged. Disjoint tables then give log 2 and not log 4.",
+        ),
+        (to_mixture(lambda of_p, of_q: of_p), "This is KL(p ‖ m) alone. The one from q is averaged with it."),
+        (to_mixture(lambda of_p, of_q: of_q), "This is KL(q ‖ m) alone. The one from p is averaged with it."),
+        (to_mixture(lambda of_p, of_q: of_p / 2), "This is ½ KL(p ‖ m). The half from q is missing."),
+        (to_mixture(lambda of_p, of_q: of_q / 2), "This is ½ KL(q ‖ m). The half from p is missing."),
+        (
+            to_mixture(lambda of_p, of_q: of_p - of_q),
+            "You subtract the two divergences. They are averaged, with a plus.",
+        ),
+        (
+            lambda p, q: (kl((p + q) / 2, p) + kl((p + q) / 2, q)) / 2,
+            "Your divergences start from the mixture: KL(m ‖ p). They go to it, and so never become infinite.",
+        ),
+        (
+            lambda p, q: (kl(p, p + q) + kl(q, p + q)) / 2,
+            "Your mixture p + q sums to 2, so equal tables give −log 2. It is their mean, ½(p + q).",
+        ),
+        (
+            lambda p, q: kl(p, p + q) + kl(q, p + q),
+            "This is the value of the game at the best critic, 2 JS − log 4. It is −log 4 where p = q; the divergence "
+            "itself is 0 there.",
+        ),
+        (
+            lambda p, q: -js_divergence(p, q),
+            "The sign is turned. A divergence is 0 for equal tables and positive for all others: the entropy of the "
+            "mixture is larger than the mean of the two entropies.",
+        ),
+        (
+            lambda p, q: js_divergence(p, q) / math.log(2),
+            "Yours is in bits, from 0 to 1. Take the natural logarithm for nats: from 0 to log 2.",
+        ),
+        (
+            lambda p, q: js_divergence(p, q).sqrt(),
+            "This is the square root, the Jensen–Shannon distance (scipy's `jensenshannon`). The divergence itself is "
+            "asked.",
+        ),
+        (lambda p, q: js_divergence(p, q) / p.shape[-1], "You average over the K entries. p weighs them already: sum."),
+        (lambda p, q: js_divergence(p, q).mean(), "This is the mean over the rows. Each pair has its own: (B,)."),
+        (lambda p, q: js_divergence(p, q).sum(), "You sum over the rows too. Each pair has its own: (B,)."),
+        (
+            lambda p, q: js_divergence(p.T, q.T),
+            "You sum over the rows, dimension 0. The entries of one table lie along dimension 1.",
+        ),
+        (
+            lambda p, q: (p - q).abs().sum(-1) / 2,
+            "This is the total variation, half the sum of |p − q|. It has the same extremes in other units; two KL "
+            "divergences to the mixture are asked.",
+        ),
+        (
+            lambda p, q: ((p * (p / ((p + q) / 2)).log()).sum(-1) + (q * (q / ((p + q) / 2)).log()).sum(-1)) / 2,
+            ZERO_TIMES_INFINITY,
+        ),
+        (
+            lambda p, q: (
+                torch.special.entr((p + q) / 2).sum(-1)
+                - (torch.special.entr(p).sum(-1) + torch.special.entr(q).sum(-1))
+            ),
+            "The entropies of p and q are averaged, not added, before they are subtracted from that of the mixture.",
+        ),
+        (
+            lambda p, q: torch.special.entr((p + q) / 2).sum(-1),
+            "This is the entropy of the mixture. Subtract the mean entropy of the two.",
+        ),
+    ],
+)
+
+# ---- wasserstein_1d ------------------------------------------------------------------------------------------------
+
+
+def wasserstein_1d(x: Tensor, y: Tensor) -> Tensor:
+    # On a line the cheapest plan never crosses itself: the smallest goes to the smallest, and so on.
+    return (x.sort().values - y.sort().values).abs().mean()
+
+
+def pairs_of_samples(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    def draw(n: int, shift: float = 0.0, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        x, y = (torch.randn(n, generator=generator) for _ in range(2))
+        return x, scale * y + shift
+
+    x, _ = draw(6)
+    return [
+        (torch.tensor([3.0, 0.0, 1.0]), torch.tensor([5.0, 7.0, -1.0])),
+        draw(4),
+        draw(5, shift=0.5, scale=3.0),
+        (torch.zeros(4), torch.full((4,), 2.5)),  # two point masses: their distance
+        (x, x.flip(0)),  # the same sample
+        draw(1, shift=-1.0),
+        draw(64, scale=0.3),
+        draw(20, shift=10.0),
+    ]
+
+
+Samples = Callable[[Tensor, Tensor], Tensor]
+
+
+def on_sorted(value: Callable[[Tensor], Tensor]) -> Samples:
+    """A function of the differences of the sorted samples."""
+    return lambda x, y: value(x.sort().values - y.sort().values)
+
+
+WASSERSTEIN_1D = Exercise(
+    reference=wasserstein_1d,
+    statement="The Wasserstein-1 distance of two samples of equal size on a line, x (N,) and y (N,): the least mean "
+    "distance by which the points of one have to be moved to become the other. A scalar, in the unit of x.",
+    nudge="If two journeys cross, exchange their ends: do they get longer or shorter? So which point goes to which?",
+    right="point masses included: theirs is the distance itself, with a slope wherever they lie. That is what the "
+    "divergences of disjoint distributions lack.",
+    inputs=pairs_of_samples,
+    wrong=[
+        (
+            lambda x, y: (x - y).abs().mean(),
+            "You move each point to the one that happens to stand at the same place of the list. A sample has no "
+            "order: which plan is cheapest?",
+        ),
+        (
+            lambda x, y: (x.sort().values - y.sort(descending=True).values).abs().mean(),
+            "One sample is sorted upwards and the other downwards: that is the dearest plan.",
+        ),
+        (
+            lambda x, y: (x.mean() - y.mean()).abs(),
+            "This is the distance of the means. It is 0 for samples of equal means, whatever their spread: each point "
+            "has to be moved.",
+        ),
+        (
+            on_sorted(torch.mean),
+            "Journeys to the left and to the right cancel, and the difference of the means is left. The distance of "
+            "each counts: take absolute values before the mean.",
+        ),
+        (
+            lambda x, y: y.mean() - x.mean(),
+            "This is the difference of the means. It may be negative, and is 0 for samples of equal means.",
+        ),
+        (
+            on_sorted(lambda way: way.square().mean()),
+            "The distances are squared: this is W₂², where long journeys count more. W₁ takes them as they are.",
+        ),
+        (
+            on_sorted(lambda way: way.square().mean().sqrt()),
+            "This is W₂, the root of the mean square. W₁ is the mean of the distances themselves.",
+        ),
+        (
+            lambda x, y: (x - y).square().mean(),
+            "You compare points at the same place of the list, and square. Sort both, and take the distances "
+            "themselves.",
+        ),
+        (
+            on_sorted(lambda way: way.abs().sum()),
+            "This is the sum of the distances, which grows with the sample. Each point holds 1/N of the mass: a mean.",
+        ),
+        (on_sorted(lambda way: way.abs().amax()), "This is the longest journey, W∞. Their mean is asked."),
+        (on_sorted(lambda way: way.abs().quantile(0.5)), "This is the median journey. Their mean is asked."),
+        (on_sorted(torch.abs), "These are the journeys. Their mean is asked."),
+        (on_sorted(lambda way: way.norm()), "This is the length of the vector of journeys. Their mean is asked."),
+        (
+            lambda x, y: (x[:, None] - y).abs().amin(1).mean(),
+            "Each point goes to its nearest one, so that several may go to the same. Each point of y has to be reached "
+            "just once.",
+        ),
+        (
+            lambda x, y: (x[:, None] - y).abs().amin(0).mean(),
+            "Each point of y takes its nearest x, so that one may be used several times. Each point is moved just "
+            "once.",
+        ),
+        (
+            lambda x, y: (x[:, None] - y).abs().mean(),
+            "This is the mean over all pairs, a plan that scatters every point over all others. It is not 0 even for "
+            "the same sample.",
+        ),
+        (
+            lambda x, y: (x.argsort() - y.argsort()).abs().float().mean(),
+            "argsort gives places in the list. The sorted values themselves are asked: `sort().values`.",
+        ),
+        (
+            lambda x, y: (x.abs().sort().values - y.abs().sort().values).abs().mean(),
+            "The absolute value is taken before the difference, so −1 and 1 become the same point.",
+        ),
+        (
+            lambda x, y: (x.quantile(0.5) - y.quantile(0.5)).abs(),
+            "This is the distance of the medians. Each point has to be moved.",
+        ),
+        (
+            lambda x, y: (x.std(correction=0) - y.std(correction=0)).abs(),
+            "This is the difference of the spreads, which is 0 for two point masses anywhere. Each point has to be "
+            "moved.",
+        ),
+    ],
+)
+
+# ---- modes_covered -------------------------------------------------------------------------------------------------
+
+
+def modes_covered(x: Tensor, centres: Tensor, radius: float) -> int:
+    # A mode is covered by one sample within the radius; a thousand samples at the same mode are no better.
+    distance = (x[:, None] - centres).norm(dim=-1)  # (N, K)
+    return (distance <= radius).any(dim=0).sum().item()
+
+
+def clouds(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
+    def on_circle(n_modes: int, length: float) -> Tensor:
+        angle = 2 * math.pi * torch.arange(n_modes) / n_modes
+        return length * torch.stack([angle.cos(), angle.sin()], 1)
+
+    def around(centres: Tensor, mode: list[int], far: list[float], radius: float) -> tuple[Tensor, Tensor, float]:
+        """Samples at so many radii from the centres named, in random directions."""
+        way = torch.randn(len(mode), centres.shape[1], generator=generator)
+        way = way / way.norm(dim=1, keepdim=True)
+        return centres[mode] + radius * torch.tensor(far)[:, None] * way, centres, radius
+
+    ring, many = on_circle(8, 2.0), 3 * torch.randn(6, 4, generator=generator)
+    near = [0.3, 0.6, 0.9]
+    return [
+        (torch.tensor([[0.0, 0.1], [0.1, 0.1], [3.0, 0.5]]), torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]]), 0.2),
+        around(ring, [0, 0, 1, 2, 3, 3], [0.3, 0.9, 0.6, 1.3, 0.4, 1.8], 0.3),
+        around(ring, [5] * 6, near + near, 0.2),  # collapsed to one mode
+        around(ring, [5] * 4, [*near, 1.2], 0.2),
+        around(ring, list(range(8)), [0.5] * 8, 0.3),
+        around(ring, list(range(8)), [1.5] * 8, 0.25),  # near all of them, at none
+        around(many, [0, 1, 1, 2, 4, 4, 5], [0.9, 0.9, 2.0, 1.2, 1.5, 0.2, 1.1], 0.5),
+        around(many, [0, 1, 2, 3, 4], [0.9, 0.6, 1.2, 1.3, 0.9], 1.5),
+        around(0.5 * ring, [0, 2, 4], [0.1, 0.2, 0.1], 0.9),  # modes so near that one sample serves two
+        around(ring, [1, 2, 6, 7, 7], [0.8, 0.85, 0.9, 0.95, 2.0], 2.0 / 3),
+    ]
+
+
+Cover = Callable[[Tensor, Tensor, float], object]
+
+
+def by_distance(value: Callable[[Tensor, float], object], p: float = 2.0) -> Cover:
+    """A function of the distances (N, K) and the radius."""
+    return lambda x, centres, radius: value(torch.linalg.vector_norm(x[:, None] - centres, p, dim=-1), radius)
+
+
+def covered(distance: Tensor, radius: float) -> Tensor:
+    return (distance <= radius).any(0).sum()
+
+
+MODES_COVERED = Exercise(
+    reference=modes_covered,
+    statement="Of the modes of a mixture, with centres (K, D), how many have at least one of the samples x (N, D) "
+    "within the distance radius? An integer.",
+    nudge="A table of distances, samples by modes. Then two questions, one for each axis: which of them is asked with "
+    "`any`, and which one is counted?",
+    right="a collapsed generator included. A sample far from every mode covers none; how many samples are near one is "
+    "another question, that of their quality.",
+    inputs=clouds,
+    wrong=[
+        (
+            by_distance(lambda distance, radius: len(distance.argmin(1).unique())),
+            "You count the modes that are nearest to some sample, however far away. A sample between the modes, or far "
+            "from all, covers none: the radius has to decide.",
+        ),
+        (
+            by_distance(lambda distance, radius: (distance <= radius).any(1).sum()),
+            "You count samples that are near a mode. A generator collapsed to one mode would score best: count the "
+            "modes that have a sample, so `any` runs over samples.",
+        ),
+        (
+            by_distance(lambda distance, radius: (distance <= radius).any(1).float().mean()),
+            "This is the share of good samples, which a generator collapsed to one mode can have in full. Count the "
+            "modes that have a sample.",
+        ),
+        (
+            by_distance(lambda distance, radius: (distance <= radius).sum()),
+            "You count pairs of a sample and a mode. A mode counts once, however many samples are near it: `any` over "
+            "the samples comes first.",
+        ),
+        (
+            by_distance(lambda distance, radius: covered(distance, radius) / distance.shape[1]),
+            "This is a share of the modes. Their number is asked.",
+        ),
+        (
+            by_distance(lambda distance, radius: (distance <= radius).any(0)),
+            "This says which modes are covered. How many is asked: their sum.",
+        ),
+        (
+            by_distance(lambda distance, radius: (distance <= radius).all(0).sum()),
+            "A mode counts in yours when all samples are near it. One is enough: `any`.",
+        ),
+        (
+            by_distance(lambda distance, radius: distance.shape[1] - covered(distance, radius)),
+            "These are the modes that were lost. Those that are covered are asked.",
+        ),
+        (
+            by_distance(lambda distance, radius: covered(distance.square(), radius)),
+            "You compare squared distances with the radius: below 1 that lets samples pass that are too far away. Take "
+            "the root, or square the radius.",
+        ),
+        (
+            by_distance(lambda distance, radius: covered(distance, radius**2)),
+            "You compare distances with radius². The square belongs to both or to none.",
+        ),
+        (
+            by_distance(covered, p=1.0),
+            "You add up the differences of the coordinates. The distance is the root of the sum of their squares.",
+        ),
+        (
+            by_distance(covered, p=math.inf),
+            "You look at each coordinate by itself: that is a square around the mode, and its corners are too far "
+            "away. The distance is the root of the sum of the squares.",
+        ),
+        (
+            by_distance(covered, p=-math.inf),
+            "One coordinate near the mode is enough in yours. The distance is the root of the sum of the squares over "
+            "all coordinates.",
+        ),
+        (
+            by_distance(lambda distance, radius: covered(distance, 2 * radius)),
+            "Your balls are twice as wide. The distance to the centre is at most the radius.",
+        ),
+        (
+            by_distance(lambda distance, radius: covered(distance, radius / 2)),
+            "You take radius for a diameter. The distance to the centre is at most the radius.",
+        ),
+        (
+            by_distance(lambda distance, radius: (distance.mean(0) <= radius).sum()),
+            "A mode counts in yours when the samples are near it on average. One sample near it is enough.",
+        ),
+        (
+            by_distance(lambda distance, radius: (distance > radius).any(0).sum()),
+            "The comparison is turned: you count modes that have a sample far away.",
+        ),
+        (
+            lambda x, centres, radius: covered((x.mean(0) - centres).norm(dim=-1)[None], radius),
+            "You look at the mean of the samples, which may lie where there is none. Each sample has its own "
+            "distances.",
+        ),
+        (
+            lambda x, centres, radius: len(centres),
+            "This is the number of modes there are. Count those that have a sample near them.",
+        ),
+    ],
+)
+
+EXERCISES = [
+    OPTIMAL_CRITIC,
+    CRITIC_LOSS,
+    GENERATOR_LOSS,
+    CRITIC_TURN,
+    JS_DIVERGENCE,
+    WASSERSTEIN_1D,
+    MODES_COVERED,
+]

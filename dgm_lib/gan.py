@@ -1,0 +1,270 @@
+"""Generative adversarial networks: a generator makes examples of noise, a critic tells them from data.
+
+min_G max_D  E_p[log σ(D(x))] + E_z[log(1 − σ(D(G(z))))]      Goodfellow et al. 2014, eq. 1, where D stands for σ(D)
+
+D(x), one number an example, is the critic's logit for data. Against a generator whose examples have the density q the
+best critic is D = log p − log q, so that σ(D) = p/(p + q). If q = p that is ½ everywhere, and the value of the game is
+−log 4 ≈ −1.3863 nats: the critic's loss, its negative, is log 4.
+
+Other games keep the two players and change what each lowers: see `Game`. None of them gives a p(x) to ask for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from dgm_lib.distributions import StandardNormal, at_least_float32, check_labels
+from dgm_lib.nets import explained, frozen, given, one_number
+
+Critic = Callable[[Tensor], Tensor]
+Penalty = Callable[[Critic, Tensor, Tensor], Tensor]
+
+# ---- games ---------------------------------------------------------------------------------------------------------
+
+
+class Game(NamedTuple):
+    """What each player lowers, given what the critic says of examples: (B,) numbers in, (B,) losses out.
+
+    critic: of data and of what the generator made. generator: of what the generator made.
+    """
+
+    critic: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
+
+
+def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
+    """−log σ(D(x)) − log(1 − σ(D(x̃))), in nats; softplus(−a) is −log σ(a) without overflow."""
+    return softplus(-real) + softplus(fake)
+
+
+# Goodfellow et al. 2014, eq. 1: one value, which the generator lowers. Where the critic is sure, a = D(x̃) ≪ 0, its
+# gradient is gone: d/da log(1 − σ(a)) = −σ(a). At equilibrium the critic's loss is log 4 nats.
+SATURATING = Game(cross_entropy, lambda fake: -softplus(fake))
+# Ibid., section 3: the generator lowers −log σ(a), whose gradient is largest there: d/da (−log σ(a)) = σ(a) − 1.
+# The critic's loss is the same.
+NON_SATURATING = Game(cross_entropy, lambda fake: softplus(-fake))
+# Mao et al. 2017, eq. 9: squared distance to 1 for data, to 0 for what was made. ¼ at equilibrium.
+LEAST_SQUARES = Game(
+    lambda real, fake: 0.5 * ((real - 1).square() + fake.square()), lambda fake: 0.5 * (fake - 1).square()
+)
+# Lim & Ye 2017; Miyato et al. 2018, eqs. 16 and 17: what lies beyond its margin no longer counts. 2 at equilibrium.
+HINGE = Game(lambda real, fake: (1 - real).relu() + (1 + fake).relu(), torch.neg)
+# Arjovsky, Chintala & Bottou 2017, eq. 2: for a critic with slopes ≤ 1, minus the loss is at most the Wasserstein
+# distance. A penalty or spectral norm must keep the slopes. 0 at equilibrium.
+WASSERSTEIN = Game(lambda real, fake: fake - real, torch.neg)
+
+
+# ---- penalties -----------------------------------------------------------------------------------------------------
+
+
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """(‖∇D(x̂)‖ − 1)² at x̂ = αx + (1 − α)x̃: (B, …) -> (B,). Gulrajani et al. 2017, eq. 3.
+
+    One α ~ U(0, 1) an example, so that x̂ lies on the line between the two; the norm is over all of the example.
+    """
+    alpha = torch.rand(len(real), *[1] * (real.dim() - 1), dtype=real.dtype, device=real.device)
+    gradient = gradient_at(critic, fake + alpha * (real - fake))
+    return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square()
+
+
+def r1(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """½ ‖∇D(x)‖² on data: (B, …) -> (B,). Mescheder et al. 2018, eq. 9, whose γ is then the penalty's weight."""
+    return 0.5 * gradient_at(critic, real).flatten(1).square().sum(1)
+
+
+def gradient_at(critic: Critic, x: Tensor) -> Tensor:
+    """∇D(x), through which a loss can be differentiated: the shape of x.
+
+    An example's gradient is its own only if the critic looks at each alone: no batch norm in it.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------
+
+
+class GAN(nn.Module):
+    """GAN(DCGenerator(64, (1, 28, 28)), DCCritic((1, 28, 28)), StandardNormal(64), box=(0, 1)), with D = 64 latents:
+
+    generator: (B, D) -> (B, *shape). critic: (B, *shape) -> (B, 1) or (B,), any real number.
+    prior: what z is drawn from; it has n_latents = D and sample(n).
+    game: what the players lower. penalty: gradient_penalty or r1, added to the critic's loss penalty_weight times.
+    box: (low, high) puts every coordinate between them, as pixels are: low + (high − low) σ(what the generator gives).
+    n_classes: if given, both networks are called with a label, (z, y) and (x, y), and so is every method here. See
+    `Labelled` and `ProjectionCritic`. Mirza & Osindero 2014.
+    It is trained with one `Objective` of critic_loss and one of generator_loss, in this order; nothing else
+    may move the generator between the two turns on a batch.
+    Raises ValueError where networks, prior and classes do not fit each other.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module,
+        prior: nn.Module,
+        game: Game = NON_SATURATING,
+        *,
+        penalty: Penalty | None = None,
+        penalty_weight: float = 10.0,
+        box: tuple[float, float] | None = None,
+        n_classes: int | None = None,
+    ):
+        super().__init__()
+        if not 0 <= penalty_weight < math.inf:
+            raise ValueError(f"penalty_weight is {penalty_weight:g}: it must be ≥ 0 and finite")
+        if box and not -math.inf < box[0] < box[1] < math.inf:
+            raise ValueError(f"box is {box}: it must be (low, high) with low < high, both finite")
+        self.generator, self.critic, self.prior, self.game = generator, critic, prior, game
+        self.penalty, self.penalty_weight, self.box, self.n_classes = penalty, penalty_weight, box, n_classes
+        self._kept: tuple[Tensor, Tensor | None, Tensor] | None = None
+        self._check_classes()
+        self._try_networks()
+
+    def _check_classes(self) -> None:
+        for name, module in self.named_modules():
+            told = getattr(module, "n_classes", None)
+            if told != self.n_classes and told is not None:
+                raise ValueError(
+                    f"n_classes is {self.n_classes}, but {name or 'it'} ({type(module).__name__}) is made for {told}: "
+                    "make them agree"
+                )
+
+    @torch.no_grad()
+    def _try_networks(self) -> None:
+        """Runs both once, so that a misfit is said before any training; notes the shape of an example."""
+        reference = next(self.parameters(), torch.empty(0))
+        z = reference.new_zeros(2, self.prior.n_latents)
+        y = None if self.n_classes is None else torch.tensor([0, self.n_classes - 1], device=reference.device)
+        told = "" if y is None else f" and the labels 0 … {self.n_classes - 1}"
+        self.eval()  # no layer learns from these zeros
+        with explained(f"the generator does not take the {self.prior.n_latents} latents of the prior{told}"):
+            x = self.generator(*given(z, y))
+        self.shape = x.shape[1:]
+        with explained(f"the critic does not take the examples {tuple(self.shape)} that the generator makes{told}"):
+            values = self.critic(*given(x, y))
+        one_number(values, 2, "what the critic says")
+        self.train()
+
+    # -- the model
+
+    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(z), for latents (B, D): (B, *shape), with a gradient."""
+        self._check_labels(y, len(z))
+        x = self.generator(*given(z, y))
+        if self.box is None:
+            return x
+        low, high = self.box
+        return low + (high - low) * torch.sigmoid(at_least_float32(x))
+
+    def critic_values(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """D(x), what the critic says of examples (B, *shape): (B,), in the first two games a logit in nats."""
+        self._check_examples(x)
+        self._check_labels(y, len(x))
+        return self._values(x, y)
+
+    def _values(self, x: Tensor, y: Tensor | None) -> Tensor:
+        return one_number(at_least_float32(self.critic(*given(x, y))), len(x), "what the critic says")
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None, *, truncation: float | None = None) -> Tensor:
+        """(n, *shape). y: (n,) labels, where the model has classes.
+
+        truncation: latents from N(0, 1) cut at ±truncation: less varied, each more typical. Brock et al. 2019, 3.1.
+        """
+        z = self.prior.sample(n)
+        if truncation is not None:
+            if not (truncation > 0 and isinstance(self.prior, StandardNormal)):
+                raise ValueError(
+                    f"truncation is {truncation:g} and the prior a {type(self.prior).__name__}: it cuts the tails of a "
+                    "StandardNormal at a positive number, so give one, or leave truncation out"
+                )
+            nn.init.trunc_normal_(z, a=-truncation, b=truncation)
+        return self.generate(z, y)
+
+    # -- the two losses
+
+    def critic_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The critic's loss on data x and as many generated examples, + penalty_weight · penalty: a scalar.
+
+        They pass the critic in two calls: in one, batch norm would mix their statistics, and what the critic says of
+        data would depend on what was made beside it. y goes unused where the model has no classes.
+        """
+        y = None if self.n_classes is None else y
+        self._check_data(x)
+        self._check_labels(y, len(x))
+        made = self.generate(self.prior.sample(len(x)), y)
+        self._kept = (x, y, made) if made.requires_grad else None
+        fake = made.detach()
+        loss = self.game.critic(self._values(x, y), self._values(fake, y))
+        if self.penalty is not None:
+            loss = loss + self.penalty_weight * self.penalty(partial(self._values, y=y), x, fake)
+        return loss.mean()
+
+    def generator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The generator's loss on as many examples as x has, with the labels y where there are classes: a scalar.
+
+        The critic's parameters get no gradient here: it is not their turn, and theirs is half of the work.
+        """
+        y = None if self.n_classes is None else y
+        self._check_labels(y, len(x))
+        fake = self._examples_for(x, y)
+        with frozen(self.critic):
+            return self.game.generator(self._values(fake, y)).mean()
+
+    def _examples_for(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Generated examples with their graph: those of the critic's turn on this same batch, if it has just been.
+
+        It is the same mathematics: only the critic has moved between the two turns, so these are draws of the generator
+        as it is, and their graph holds its weights as they are. The critic has stepped on these very draws, as in any
+        loop that draws z once a round. Another batch, such as an augmented copy, gets draws of its own.
+        """
+        kept, self._kept = self._kept, None  # used once: after this turn the generator is another
+        if kept is not None and kept[0] is x and kept[1] is y and torch.is_grad_enabled():
+            return kept[2]
+        return self.generate(self.prior.sample(len(x)), y)
+
+    def train(self, mode: bool = True) -> GAN:
+        """As of any module. Nothing is kept beyond it, so that an epoch begins as it would after a resume."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict:
+        """What a copy gets: not the examples kept with their graph, which torch cannot copy."""
+        return self.__dict__ | {"_kept": None}
+
+    # -- what is let in
+
+    def _check_data(self, x: Tensor) -> None:
+        self._check_examples(x)
+        if self.box is None or not len(x):
+            return
+        low, high = x.aminmax()
+        if not (self.box[0] <= low and high <= self.box[1]):
+            wrong = high if self.box[0] <= low else low
+            raise ValueError(
+                f"x holds {float(wrong):g}, and the generator makes numbers in [{self.box[0]:g}, {self.box[1]:g}]: "
+                "scale x to that range, as Split.batches scales pixels to [0, 1], or give the GAN the box of the data"
+            )
+
+    def _check_examples(self, x: Tensor) -> None:
+        if x.shape[1:] != self.shape or not x.is_floating_point():
+            expected = ", ".join(map(str, ("B", *self.shape)))
+            raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
+
+    def _check_labels(self, y: Tensor | None, n: int) -> None:
+        if y is None and self.n_classes is not None:
+            raise ValueError(f"this GAN is conditioned on one of {self.n_classes} classes: give the labels y")
+        if y is not None and self.n_classes is None:
+            raise ValueError("this GAN has no classes: leave y out, or make it with n_classes")
+        if y is not None:
+            check_labels(y, n, self.n_classes)
