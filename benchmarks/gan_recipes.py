@@ -20,7 +20,7 @@ from dgm_lib.nets import DCCritic, DCGenerator, Labelled, ProjectionCritic, spec
 from dgm_lib.train import Objective, averaged, fit
 from dgm_lib.two_sample import frechet_distance, precision_recall
 
-LETTERS, SHAPE, LATENTS, WIDTH, EPOCHS, THREADS = "ABC", (1, 28, 28), 32, 16, 4, 2
+LETTERS, SHAPE, LATENTS, WIDTH, EPOCHS, THREADS = "ABC", (1, 28, 28), 32, 16, 4, 1
 WAYS = {
     "non-saturating": (NON_SATURATING, {}),
     "with R1": (NON_SATURATING, {"penalty": r1, "penalty_weight": 1.0}),

@@ -134,14 +134,12 @@ class VAEGAN(nn.Module):
             return (self.vae.beta * self.vae.kl(q, z) + self._error(x, likelihood, features)).mean()
 
     def _error(self, x: Tensor, likelihood: Distribution, features: Tensor | None) -> Tensor:
-        """The reconstruction term, given φ(x̂): (B,) nats. What has no weight is not computed."""
+        """The reconstruction, given φ(x̂), where the critic is frozen: (B,) nats. What has no weight is not computed."""
         error = x.new_zeros(len(x))
         if self.pixel_weight:
             error = error - self.pixel_weight * likelihood.log_prob(x)
         if self.feature_weight:
-            with torch.no_grad():
-                target = self._features(x)
-            error = error + self.feature_weight * 0.5 * (target - features).square().sum(1)
+            error = error + self.feature_weight * 0.5 * (self._features(x) - features).square().sum(1)
         return error
 
     # -- what they are made of

@@ -256,6 +256,22 @@ def test_a_penalty_is_added_to_the_critics_loss(penalty):
     close(losses[1] - losses[0], 5 * expected.detach())
 
 
+def test_a_penalty_looks_at_data_and_samples():
+    asked = []
+
+    def penalty(critic, real, fake):
+        asked.extend([real, fake, critic(real)])
+        return real.new_zeros(len(real))
+
+    model = small(penalty=penalty)
+    x = images()
+    _, _, sample = made(model, x)
+    seeded(lambda: model.critic_loss(x))
+    for image, expected in zip(asked, (x, sample.detach(), model.critic(x).squeeze(1)), strict=True):
+        close(image, expected)
+    assert not asked[1].requires_grad
+
+
 def test_labels_reach_all_three():
     model = conditional()
     x, y = images(), torch.tensor([0, 1, 2, 0, 1, 2])
