@@ -280,3 +280,20 @@ def test_a_linear_vae_can_be_exact():
         lost = q.variance @ weight.square().sum(0) / (2 * noise)
         at_mean = Independent(Normal(q.mean @ weight.T + mu, noise.sqrt()), 1).log_prob(x)
         close(at_mean - lost - vae.kl(q, q.mean), log_p)  # the closed form that the notebook uses
+
+
+@pytest.mark.parametrize("n_latents", [1, 2, 5])
+def test_what_a_baseline_saves(n_latents):
+    """f = ‖z‖², z ~ N(1, I), times z₁ − 1: the variance is 4D² + 14D + 12, and 6D + 12 with f − 2D. By moments.
+
+    With ε = z − 1, f = A + B, where A = (1 + ε₁)² and B, the sum over the other coordinates, is independent of ε₁; each
+    of its terms has the mean 2 and the variance 6.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    weights = weights / weights.sum()
+    a, others = (1 + nodes) ** 2, n_latents - 1
+    for baseline, expected in ((0, 4 * n_latents**2 + 14 * n_latents + 12), (2 * n_latents, 6 * n_latents + 12)):
+        shifted = a + 2 * others - baseline  # B at its mean
+        second = weights @ (nodes**2 * (shifted**2 + 6 * others))
+        assert weights @ (nodes * shifted) == pytest.approx(2)  # the gradient, whatever the baseline
+        assert second - 4 == pytest.approx(expected)
