@@ -105,6 +105,23 @@ def check_labels(y: Tensor, n: int, n_classes: int) -> None:
         raise ValueError(f"a label is {int(wrong[0])}, but the {n_classes} classes are 0 … {n_classes - 1}")
 
 
+def check_condition(y: Tensor | None, n: int, n_classes: int | None, model: str) -> None:
+    """Raises ValueError unless labels of n examples are given to a model that has classes, and only to such a one."""
+    if y is None and n_classes is not None:
+        raise ValueError(f"this {model} is conditioned on one of {n_classes} classes: give the labels y")
+    if y is not None and n_classes is None:
+        raise ValueError(f"this {model} has no classes: leave y out, or make it with n_classes")
+    if y is not None:
+        check_labels(y, n, n_classes)
+
+
+def check_examples(x: Tensor, shape: Sequence[int]) -> None:
+    """Raises ValueError unless x is a batch of floats, (B, *shape)."""
+    if x.shape[1:] != shape or not x.is_floating_point():
+        expected = ", ".join(map(str, ("B", *shape)))
+        raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
+
+
 def check_possible(log_prob: Tensor) -> None:
     """Raises ValueError if an example has probability 0: p(z|x) = p(x, z) / p(x) is then 0/0. log_prob: (B,)."""
     impossible = (log_prob == -torch.inf).nonzero()

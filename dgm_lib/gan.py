@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dgm_lib.distributions import StandardNormal, at_least_float32, check_labels
+from dgm_lib.distributions import StandardNormal, at_least_float32, check_condition, check_examples
 from dgm_lib.nets import explained, frozen, given, one_number
 
 Critic = Callable[[Tensor], Tensor]
@@ -159,7 +159,7 @@ class GAN(nn.Module):
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """G(z), for latents (B, D): (B, *shape), with a gradient."""
-        self._check_labels(y, len(z))
+        check_condition(y, len(z), self.n_classes, "GAN")
         x = self.generator(*given(z, y))
         if self.box is None:
             return x
@@ -168,8 +168,8 @@ class GAN(nn.Module):
 
     def critic_values(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """D(x), what the critic says of examples (B, *shape): (B,), in the first two games a logit in nats."""
-        self._check_examples(x)
-        self._check_labels(y, len(x))
+        check_examples(x, self.shape)
+        check_condition(y, len(x), self.n_classes, "GAN")
         return self._values(x, y)
 
     def _values(self, x: Tensor, y: Tensor | None) -> Tensor:
@@ -201,7 +201,7 @@ class GAN(nn.Module):
         """
         y = None if self.n_classes is None else y
         self._check_data(x)
-        self._check_labels(y, len(x))
+        check_condition(y, len(x), self.n_classes, "GAN")
         made = self.generate(self.prior.sample(len(x)), y)
         self._kept = (x, y, made) if made.requires_grad else None
         fake = made.detach()
@@ -216,7 +216,7 @@ class GAN(nn.Module):
         The critic's parameters get no gradient here: it is not their turn, and theirs is half of the work.
         """
         y = None if self.n_classes is None else y
-        self._check_labels(y, len(x))
+        check_condition(y, len(x), self.n_classes, "GAN")
         fake = self._examples_for(x, y)
         with frozen(self.critic):
             return self.game.generator(self._values(fake, y)).mean()
@@ -245,7 +245,7 @@ class GAN(nn.Module):
     # -- what is let in
 
     def _check_data(self, x: Tensor) -> None:
-        self._check_examples(x)
+        check_examples(x, self.shape)
         if self.box is None or not len(x):
             return
         low, high = x.aminmax()
@@ -255,16 +255,3 @@ class GAN(nn.Module):
                 f"x holds {float(wrong):g}, and the generator makes numbers in [{self.box[0]:g}, {self.box[1]:g}]: "
                 "scale x to that range, as Split.batches scales pixels to [0, 1], or give the GAN the box of the data"
             )
-
-    def _check_examples(self, x: Tensor) -> None:
-        if x.shape[1:] != self.shape or not x.is_floating_point():
-            expected = ", ".join(map(str, ("B", *self.shape)))
-            raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
-
-    def _check_labels(self, y: Tensor | None, n: int) -> None:
-        if y is None and self.n_classes is not None:
-            raise ValueError(f"this GAN is conditioned on one of {self.n_classes} classes: give the labels y")
-        if y is not None and self.n_classes is None:
-            raise ValueError("this GAN has no classes: leave y out, or make it with n_classes")
-        if y is not None:
-            check_labels(y, n, self.n_classes)

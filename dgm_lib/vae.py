@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib.distributions import StandardNormal, at_least_float32, check_labels, diagonal_normal
+from dgm_lib.distributions import StandardNormal, at_least_float32, check_condition, check_examples, diagonal_normal
 from dgm_lib.nets import explained, given
 from dgm_lib.samplers import check_known
 
@@ -104,7 +104,7 @@ class VAE(nn.Module):
 
     def likelihood(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x|z) over examples, for latents (B, D). Its base_dist is that of single pixels."""
-        self._check_labels(y, len(z))
+        check_condition(y, len(z), self.n_classes, "VAE")
         return Independent(self.pixels(at_least_float32(self.decoder(*given(z, y)))), len(self.shape))
 
     @torch.no_grad()
@@ -212,18 +212,8 @@ class VAE(nn.Module):
     # -- what is let in
 
     def _check(self, x: Tensor, y: Tensor | None) -> None:
-        if x.shape[1:] != self.shape or not x.is_floating_point():
-            expected = ", ".join(map(str, ("B", *self.shape)))
-            raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
-        self._check_labels(y, len(x))
-
-    def _check_labels(self, y: Tensor | None, n: int) -> None:
-        if y is None and self.n_classes is not None:
-            raise ValueError(f"this VAE is conditioned on one of {self.n_classes} classes: give the labels y")
-        if y is not None and self.n_classes is None:
-            raise ValueError("this VAE has no classes: leave y out, or make it with n_classes")
-        if y is not None:
-            check_labels(y, n, self.n_classes)
+        check_examples(x, self.shape)
+        check_condition(y, len(x), self.n_classes, "VAE")
 
     def _mask(self, known: Tensor, x: Tensor) -> Tensor:
         if not x.isfinite().all():
