@@ -100,23 +100,12 @@ def among_themselves(task: Task) -> Judged:
 # ---- networks ------------------------------------------------------------------------------------------------------
 
 
-class Told(nn.Module):
-    """A network of vectors that is told the class, as K more numbers; an image is flattened."""
-
-    def __init__(self, net: nn.Module, n_classes: int):
-        super().__init__()
-        self.net, self.n_classes = Labelled(net, n_classes), n_classes
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.net(x.flatten(1), y)
-
-
 def generator(n_classes: int) -> nn.Module:
     """Latents and label to image, (B, D), (B,) -> (B, 1, 28, 28)."""
     layers: list[nn.Module] = []
     for n_in in (LATENTS + n_classes, WIDTH):
         layers += [nn.Linear(n_in, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.ReLU()]
-    return Told(nn.Sequential(*layers, MLP(WIDTH, SHAPE)), n_classes)
+    return Labelled(nn.Sequential(*layers, MLP(WIDTH, SHAPE)), n_classes)
 
 
 def critic(n_classes: int) -> nn.Module:
@@ -128,7 +117,7 @@ def critic(n_classes: int) -> nn.Module:
 
 
 def encoder(n_classes: int) -> nn.Module:
-    return Told(MLP(28 * 28 + n_classes, WIDTH, WIDTH, 2 * LATENTS), n_classes)
+    return Labelled(MLP(28 * 28 + n_classes, WIDTH, WIDTH, 2 * LATENTS), n_classes, flat=True)
 
 
 class GreyPixels(BernoulliPixels):
@@ -140,7 +129,7 @@ class GreyPixels(BernoulliPixels):
 
 
 def new_vae(n_classes: int) -> VAE:
-    decoder = Told(MLP(LATENTS + n_classes, WIDTH, WIDTH, SHAPE), n_classes)
+    decoder = Labelled(MLP(LATENTS + n_classes, WIDTH, WIDTH, SHAPE), n_classes)
     return VAE(encoder(n_classes), decoder, StandardNormal(LATENTS), GreyPixels, n_classes=n_classes)
 
 
@@ -219,7 +208,7 @@ def beside_vae(task: Task, runs: int) -> tuple[list[Judged], list[Judged], str]:
     times = median(each.distance for each in gans) / best.distance
     note = f"GAN {middle(gans)}; VAE, mean images, {middle(vaes)}; real images among themselves {best}: the GAN's "
     note += f"distance is {times:.1f} times theirs. Both are told the class; {median(a for a, _ in minutes):.1f} and "
-    note += f"{median(b for _, b in minutes):.1f} minutes with {THREADS} threads ({torch.get_num_threads()} in use)"
+    note += f"{median(b for _, b in minutes):.1f} minutes with {THREADS} thread"
     return gans, vaes, note
 
 

@@ -10,8 +10,7 @@ from copy import deepcopy
 from statistics import median
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LinearLR
 
@@ -19,7 +18,7 @@ from benchmarks.harness import Measurement
 from dgm_lib import datasets, features
 from dgm_lib.datasets import Data, Split
 from dgm_lib.distributions import NormalNoise, StandardNormal
-from dgm_lib.nets import MLP, DCCritic, ProjectionCritic
+from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic
 from dgm_lib.train import Objective, averaged, fit
 from dgm_lib.two_sample import frechet_distance, precision_recall
 from dgm_lib.vae import VAE
@@ -29,22 +28,11 @@ LETTERS, SHAPE, LATENTS, WIDTH, GAME, THREADS = "ABC", (1, 28, 28), 32, 256, 100
 VAE_EPOCHS, EPOCHS = 20, 2
 
 
-class Told(nn.Module):
-    """The label as K more numbers beside a flattened image or a z."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.net(torch.cat([x.flatten(1), one_hot(y, len(LETTERS)).to(x)], 1))
-
-
 def trained_vae(split: Split, seed: int) -> VAE:
     torch.manual_seed(seed)
     n = len(LETTERS)
-    encoder = Told(MLP(28 * 28 + n, WIDTH, WIDTH, 2 * LATENTS))
-    decoder = Told(nn.Sequential(MLP(LATENTS + n, WIDTH, WIDTH, SHAPE), nn.Sigmoid()))
+    encoder = Labelled(MLP(28 * 28 + n, WIDTH, WIDTH, 2 * LATENTS), n, flat=True)
+    decoder = Labelled(nn.Sequential(MLP(LATENTS + n, WIDTH, WIDTH, SHAPE), nn.Sigmoid()), n)
     vae = VAE(encoder, decoder, StandardNormal(LATENTS), NormalNoise(0.2), n_classes=n)
     adam = Adam(vae.parameters(), 1e-3, fused=True)
     objective = Objective(vae.loss, adam, scheduler=LinearLR(adam, 1, 0.3, VAE_EPOCHS))

@@ -8,7 +8,7 @@ from statistics import mean, median
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, cross_entropy, one_hot
+from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -18,7 +18,7 @@ from dgm_lib import datasets, metrics
 from dgm_lib.datasets.core import Split
 from dgm_lib.distributions import StandardNormal, logistic_pixels
 from dgm_lib.latent import PPCA, GaussianMixture
-from dgm_lib.nets import MLP
+from dgm_lib.nets import MLP, Labelled
 from dgm_lib.train import Objective, fit
 from dgm_lib.vae import VAE
 
@@ -103,8 +103,8 @@ class Knobs(nn.Module):
         values = torch.stack([split.factors[name].float() for name in self.NAMES], 1)
         self.register_buffer("unit", values.std(0))
         self.register_buffer("known", (values - values.mean(0)) / self.unit)
-        self.h = ToldClass(MLP(LATENTS + 36, 256, 256, len(self.NAMES)))
-        self.m = ToldClass(MLP(len(self.NAMES) + 36, 256, 256, LATENTS))
+        self.h = Labelled(MLP(LATENTS + 36, 256, 256, len(self.NAMES)), 36, flat=True)
+        self.m = Labelled(MLP(len(self.NAMES) + 36, 256, 256, LATENTS), 36, flat=True)
 
     def loss(self, z: Tensor, y: Tensor, row: Tensor) -> Tensor:
         r = self.known[row]
@@ -153,25 +153,14 @@ def trained_vae(split: Split, seed: int) -> VAE:
     """It is told the class, so that z need not hold it."""
     torch.manual_seed(seed)
     vae = VAE(
-        ToldClass(MLP(SIDE**2 + 36, WIDTH, 2 * LATENTS)),
-        ToldClass(MLP(LATENTS + 36, WIDTH, (2, SIDE, SIDE))),
+        Labelled(MLP(SIDE**2 + 36, WIDTH, 2 * LATENTS), 36, flat=True),
+        Labelled(MLP(LATENTS + 36, WIDTH, (2, SIDE, SIDE)), 36, flat=True),
         StandardNormal(LATENTS),
         partial(logistic_pixels, levels=LEVELS),
         n_classes=36,
     )
     train_on_rows(vae, lambda x, row: vae.loss(x, split.y[row]), split, VAE_EPOCHS, seed)
     return vae
-
-
-class ToldClass(nn.Module):
-    """A network that takes the class as 36 more numbers; as channels (`vae.Labelled`) it would be 36 more images."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.net(torch.cat([x.flatten(1), one_hot(y, 36).to(x)], 1))
 
 
 @torch.enable_grad()

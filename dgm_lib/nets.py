@@ -214,14 +214,16 @@ def spectrally_normed(net: nn.Module) -> nn.Module:
 class Labelled(nn.Module):
     """A network that is told a label, as K more inputs, all 0 but the label's: net(x with K more channels or numbers).
 
-    x: (B, C, H, W) or (B, D); y: (B,) labels.
+    x: (B, C, H, W) or (B, D); y: (B,) labels. flat: images are flattened first, so that K numbers are added and not K
+    images, which is what a fully connected net needs.
     """
 
-    def __init__(self, net: nn.Module, n_classes: int):
+    def __init__(self, net: nn.Module, n_classes: int, *, flat: bool = False):
         super().__init__()
-        self.net, self.n_classes = net, n_classes
+        self.net, self.n_classes, self.flat = net, n_classes, flat
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x.flatten(1) if self.flat else x
         label = one_hot(y, self.n_classes).to(x).view(len(x), -1, *[1] * (x.dim() - 2))
         return self.net(torch.cat([x, label.expand(-1, -1, *x.shape[2:])], 1))
 

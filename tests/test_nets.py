@@ -179,6 +179,8 @@ def test_labelled_puts_the_label_behind_the_input():
     assert image.shape == (2, 4, 2, 2)
     close(image.amin((2, 3)), image.amax((2, 3)))
     close(image[..., 0, 0], [[1.0, 0, 0, 1], [1, 1, 0, 0]])
+    flat = Labelled(nn.Identity(), 3, flat=True)(torch.full((2, 1, 2, 2), 5.0), y)
+    close(flat, [[5.0, 5, 5, 5, 0, 0, 1], [5, 5, 5, 5, 1, 0, 0]])
 
 
 def test_one_number_an_example():
