@@ -47,6 +47,29 @@ def hits(classify: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, T
         return torch.cat([(classify(x).argmax(1) == y).float().cpu() for x, y in batches])
 
 
+def logits_of(classify: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The logits (N, K) and the labels (N,) of all batches, on the CPU, without a graph: what `calibration` takes."""
+    with torch.no_grad():
+        pairs = [(classify(x).cpu(), y.cpu()) for x, y in batches]
+    logits, y = zip(*pairs, strict=True)
+    return torch.cat(logits), torch.cat(y)
+
+
+def balanced_accuracy(predicted: Tensor, y: Tensor, n_classes: int) -> float:
+    """The mean over classes of the share of their examples that is named right: (N,), (N,) labels -> 0 … 1.
+
+    A rare class counts as much as a frequent one. Raises ValueError for a class without an example.
+    """
+    shares = class_shares(y, n_classes)
+    if predicted.shape != y.shape:
+        raise ValueError(f"{tuple(predicted.shape)} labels are predicted for {tuple(y.shape)}: they must be as many")
+    empty = (shares == 0).nonzero()
+    if len(empty):
+        raise ValueError(f"class {int(empty[0])} has no example, so no share of it is right: leave it out of n_classes")
+    right = torch.bincount(y, (predicted == y).double(), minlength=n_classes) / len(y)
+    return (right / shares).mean().item()
+
+
 def bootstrap_interval(values: Tensor, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """An interval for the mean of `values` (N,): quantiles of the means of resampled data. Efron 1979."""
     rows = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(seed))
@@ -123,6 +146,20 @@ def auroc(inliers: Tensor, outliers: Tensor) -> float:
     ranked, scores = inliers.cpu().double().sort().values, outliers.cpu().double()
     below, not_above = (torch.searchsorted(ranked, scores, right=right).sum().item() for right in (False, True))
     return (below + not_above) / (2 * len(inliers) * len(outliers))
+
+
+def fpr_at(inliers: Tensor, outliers: Tensor, tpr: float = 0.95) -> float:
+    """The share of outliers (M,) that pass the lowest threshold below which at least `tpr` of inliers (N,) lie.
+
+    The score is higher for the unusual, as in `auroc`. FPR95 of Liang, Li & Srikant 2018, whose positives are inliers.
+    """
+    _check_scores("inliers", inliers)
+    _check_scores("outliers", outliers)
+    if not 0 < tpr <= 1:
+        raise ValueError(f"tpr is {tpr:g}: it must be above 0 and at most 1")
+    n_passed = max(1, math.ceil(tpr * len(inliers) - 1e-9))  # 1e-9: 0.95 · 100 is not exactly 95
+    threshold = inliers.double().sort().values[n_passed - 1]
+    return (outliers.double() <= threshold.to(outliers.device)).double().mean().item()
 
 
 def _check_scores(name: str, scores: Tensor) -> None:

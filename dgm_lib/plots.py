@@ -173,3 +173,18 @@ def ruler(results: Mapping[str, float], *, xlabel: str, baselines: Sequence[str]
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     return fig
+
+
+def reliability_diagram(ax: Axes, reliability: tuple[Tensor, Tensor, Tensor], title: str = "") -> None:
+    """Accuracy against confidence, a dot a bin whose area grows with its examples; on the diagonal, both agree.
+
+    reliability: confidence, accuracy and count of each bin, as calibration.reliability gives them.
+    """
+    confidence, accuracy, count = (values.cpu() for values in reliability)
+    filled = count > 0
+    ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.5, label="as sure as right")
+    ax.plot(confidence[filled], accuracy[filled], color=BLUE, lw=1.2)
+    ax.scatter(confidence[filled], accuracy[filled], 20 + 400 * count[filled] / count.sum(), color=BLUE, alpha=0.8)
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel="share that is right")
+    if title:
+        ax.set_title(title)

@@ -14,9 +14,12 @@ from dgm_lib.datasets import Split
 from dgm_lib.distributions import NormalNoise, StandardNormal, logistic_pixels
 from dgm_lib.energy import EnergyModel, NoiseContrast
 from dgm_lib.gan import GAN, WASSERSTEIN, gradient_penalty
+from dgm_lib.joint_energy import JointEnergyModel, LogitEnergy
+from dgm_lib.joint_vae import JointVAE, Labels, Modality
 from dgm_lib.latent import PPCA, GaussianMixture
 from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic, ResidualNet
 from dgm_lib.rbm import RBM, BinaryUnits
+from dgm_lib.semi_supervised import M2
 from dgm_lib.train import Objective
 from dgm_lib.vae import VAE
 from dgm_lib.vae_gan import VAEGAN
@@ -165,6 +168,31 @@ def vae_gan() -> Family:
     return Family(model, objectives, pictures())
 
 
+def semi_supervised() -> Family:
+    """Every other picture has no label."""
+    split = pictures()
+    split.y[::2] = -1
+    encoder, decoder = Labelled(MLP(67, 16, 8), 3, flat=True), Labelled(MLP(7, 16, (2, 8, 8)), 3)
+    vae = VAE(encoder, decoder, StandardNormal(4), partial(logistic_pixels, levels=17), n_classes=3)
+    model = M2(vae, MLP(64, 16, 3))
+    return Family(model, {"−bound": Objective(model.loss, adam(model))}, split)
+
+
+def joint_vae() -> Family:
+    """A picture and its label as two observations of one z."""
+    image = Modality(MLP(64, 16, 8), MLP(4, 16, (2, 8, 8)), partial(logistic_pixels, levels=17))
+    label = Modality(nn.Embedding(3, 8), MLP(4, 16, 3), Labels, weight=10.0)
+    model = JointVAE({"image": image, "label": label}, StandardNormal(4))
+    return Family(model, {"−ELBO": Objective(model.loss, adam(model))}, pictures())
+
+
+def joint_energy() -> Family:
+    """A classifier of pictures whose logits are energies, with Langevin chains inside the loss."""
+    density = EnergyModel(LogitEnergy(MLP(64, 16, 3)), (1, 8, 8), n_chains=16, steps=3, step_size=1e-3, box=(0, 1))
+    model = JointEnergyModel(density, 3)
+    return Family(model, {"-log p(x, y)": Objective(model.loss, adam(model, 1e-3))}, pictures())
+
+
 FAMILIES: dict[str, Callable[[], Family]] = {
     "softmax classifier": lambda: classifier(MLP(64, 3)),
     "residual classifier": lambda: classifier(ResidualNet((1, 8, 8), 3, width=8)),
@@ -183,6 +211,9 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "RBM, persistent chains": lambda: rbm(n_chains=32),
     "energy model": energy_model,
     "noise contrast": noise_contrast,
+    "semi-supervised VAE": semi_supervised,
+    "VAE of two modalities": joint_vae,
+    "joint energy model": joint_energy,
 }
 
 

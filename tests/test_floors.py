@@ -14,15 +14,24 @@ from conftest import ROOT
 
 FLOORS = (
     {"runtime", "nets", "distributions", "samplers", "em"},
-    {"rbm", "energy", "latent", "vae", "vq_vae", "gan", "vae_gan", "classify", "baselines", "sequences"},
-    {"datasets", "checkpoint", "train", "metrics", "two_sample", "representations", "plots"},
-    {"exercises", "doctor", "features"},
+    {
+        *("rbm", "energy", "latent", "vae", "vq_vae", "gan", "vae_gan", "baselines", "sequences"),
+        *("classify", "semi_supervised", "joint_vae", "joint_energy"),
+    },
+    {
+        *("datasets", "checkpoint", "train", "metrics", "two_sample", "representations", "plots"),
+        *("calibration", "robustness", "augmentation", "results"),
+    },
+    {"exercises", "doctor", "features", "few_data"},
     {"__main__"},
 )
-# The hybrid is made of the two families; the loop writes checkpoints; curves are drawn of its history, named as a type.
+# A model made of another one imports it; the loop writes checkpoints; curves are drawn of its history, named as a type.
 BESIDE = {
     ("vae_gan", "vae"),
     ("vae_gan", "gan"),
+    ("semi_supervised", "vae"),
+    ("joint_vae", "vae"),
+    ("joint_energy", "energy"),
     ("train", "checkpoint"),
     ("plots", "train"),
 }

@@ -56,6 +56,24 @@ def test_bootstrap_interval_is_near_the_normal_one_and_repeats():
     assert metrics.bootstrap_interval(torch.ones(5)) == (1.0, 1.0)
 
 
+def test_logits_come_with_the_labels_of_their_rows():
+    weight = torch.ones(2, requires_grad=True)
+    logits, y = metrics.logits_of(lambda x: x * weight, ramp().batches(3))
+    assert not logits.requires_grad
+    assert torch.equal(logits[:, 0] % 2, y.float())  # the label of row i is i mod 2
+    assert sorted(logits[:, 1].tolist()) == list(range(10))
+
+
+def test_balanced_accuracy_by_hand():
+    y, predicted = torch.tensor([0, 0, 0, 0, 1, 2, 2]), torch.tensor([0, 0, 0, 1, 1, 0, 2])
+    assert metrics.balanced_accuracy(predicted, y, 3) == pytest.approx((3 / 4 + 1 + 1 / 2) / 3)
+    assert metrics.balanced_accuracy(torch.zeros(7).long(), y, 3) == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="class 3 has no example"):
+        metrics.balanced_accuracy(predicted, y, 4)
+    with pytest.raises(ValueError, match=r"\(1,\) labels are predicted for \(7,\)"):
+        metrics.balanced_accuracy(predicted[:1], y, 3)
+
+
 # ---- bounds of a likelihood ----------------------------------------------------------------------------------------
 # p(z) = N(0, 1), p(x|z) = N(z, 1): p(x) = N(0, 2), p(z|x) = N(x/2, 1/2), I(x; z) = ½ log 2
 
@@ -157,6 +175,20 @@ def test_auroc_by_hand():
     assert metrics.auroc(inliers, torch.tensor([0.0])) == 0
     assert metrics.auroc(torch.ones(3), torch.ones(2)) == 0.5
     assert metrics.auroc(torch.tensor([-torch.inf, 0.0]), torch.tensor([0.0, torch.inf])) == 7 / 8
+
+
+def test_fpr_by_hand():
+    inliers = torch.arange(100.0).flip(0)  # 95 of them are ≤ 94
+    outliers = torch.tensor([50.0, 94.0, 94.5, 200.0])
+    assert metrics.fpr_at(inliers, outliers) == 0.5
+    assert metrics.fpr_at(inliers, outliers, tpr=0.941) == 0.5  # 94.1 inliers cannot pass: 95 do
+    assert metrics.fpr_at(inliers, outliers, tpr=0.94) == 0.25
+    assert metrics.fpr_at(inliers, outliers, tpr=1.0) == 0.75
+    assert metrics.fpr_at(torch.zeros(4), torch.zeros(2)) == 1  # ties cannot be told apart
+    with pytest.raises(ValueError, match="tpr is 0: it must be above 0"):
+        metrics.fpr_at(inliers, outliers, tpr=0)
+    with pytest.raises(ValueError, match="scores of outliers are NaN"):
+        metrics.fpr_at(inliers, torch.tensor([math.nan]))
 
 
 @pytest.mark.parametrize("levels", [3, 1000])

@@ -71,3 +71,14 @@ def test_grey_images_are_dark_ink_on_white_and_colour_stays():
     plots.image(colour, torch.ones(3, 2, 2))
     assert grey.images[0].get_array().max() == 0
     assert colour.images[0].get_array().shape == (2, 2, 3)
+
+
+def test_a_reliability_diagram_leaves_empty_bins_out_and_says_its_axes():
+    _, (ax,) = plots.panels(1)
+    nan = float("nan")
+    bins = torch.tensor([nan, 0.5, 0.9]), torch.tensor([nan, 0.25, 1.0]), torch.tensor([0, 1, 3])
+    plots.reliability_diagram(ax, bins, "a net")
+    (dots,) = ax.collections
+    assert dots.get_offsets().ravel().tolist() == pytest.approx([0.5, 0.25, 0.9, 1.0])
+    assert dots.get_sizes()[1] > dots.get_sizes()[0]
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("confidence", "share that is right", "a net")

@@ -1,0 +1,90 @@
+"""Bins counted by hand, and a temperature against the one that logits were made with."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dgm_lib import calibration
+
+# p(0|x) of two classes; the class named is 0 where p > ½
+P = torch.tensor([0.95, 0.9, 0.75, 0.6, 0.45, 0.1], dtype=torch.float64)
+LOGITS = torch.stack([P.log(), (1 - P).log()], 1)
+Y = torch.tensor([0, 1, 0, 1, 1, 1])
+# confidences 0.95 0.9 0.75 0.6 0.55 0.9; right: 1 0 1 0 1 1
+
+
+def test_bins_by_hand():
+    confidence, accuracy, count = calibration.reliability(LOGITS, Y, bins=5)  # (0.4, 0.6], (0.6, 0.8], (0.8, 1]
+    assert count.tolist() == [0, 0, 2, 1, 3]
+    torch.testing.assert_close(confidence[2:], torch.tensor([0.575, 0.75, 2.75 / 3], dtype=torch.float64))
+    torch.testing.assert_close(accuracy[2:], torch.tensor([0.5, 1.0, 2 / 3], dtype=torch.float64))
+    assert confidence[:2].isnan().all()
+    expected = (2 * 0.075 + 1 * 0.25 + 3 * 0.25) / 6
+    assert calibration.expected_calibration_error(LOGITS, Y, bins=5) == pytest.approx(expected, abs=1e-12)
+    # one bin: the mean confidence 4.65 / 6 against 4 of 6
+    assert calibration.expected_calibration_error(LOGITS, Y, bins=1) == pytest.approx(0.65 / 6, abs=1e-12)
+
+
+def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not():
+    logits = torch.tensor([[0.0, 1e4], [1e4, 0.0]])
+    assert calibration.expected_calibration_error(logits, torch.tensor([1, 0])) == 0
+    assert calibration.expected_calibration_error(logits, torch.tensor([0, 1])) == 1
+
+
+def test_a_classifier_that_says_what_it_knows_has_no_error():
+    """Labels drawn from the stated probabilities: what is left is the chance of a finite sample."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(40_000, 4, generator=generator)
+    y = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+    assert calibration.expected_calibration_error(logits, y) < 0.01
+    assert calibration.expected_calibration_error(3 * logits, y) > 0.1
+
+
+def test_negative_log_likelihood_by_hand():
+    expected = -torch.tensor([0.95, 0.1, 0.75, 0.4, 0.55, 0.9], dtype=torch.float64).log()
+    torch.testing.assert_close(calibration.negative_log_likelihood(LOGITS + 5, Y), expected)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 7.0])
+def test_the_temperature_that_spoilt_the_logits_is_found(temperature):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(50_000, 3, generator=generator)
+    y = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+    assert calibration.fit_temperature(temperature * logits, y) == pytest.approx(temperature, rel=0.02)
+
+
+def test_no_other_temperature_is_likelier():
+    best = calibration.fit_temperature(LOGITS, Y)
+    mean = lambda t: calibration.negative_log_likelihood(LOGITS / t, Y).mean().item()  # noqa: E731
+    assert mean(best) < min(mean(best * 1.01), mean(best / 1.01))
+
+
+def test_where_no_temperature_is_best_an_end_is_given():
+    logits = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    assert calibration.fit_temperature(logits, torch.tensor([0, 1])) == pytest.approx(0.01)
+    assert calibration.fit_temperature(logits, torch.tensor([1, 0])) == pytest.approx(1000)
+
+
+def test_what_are_no_logits_is_refused():
+    wrong = [
+        (torch.zeros(3), torch.zeros(3).long(), r"logits are torch\.float32 of shape \(3,\)"),
+        (torch.zeros(0, 3), torch.zeros(0).long(), r"\(0, 3\): they must be floats \(N, K\), N ≥ 1"),
+        (torch.full((2, 2), math.nan), torch.zeros(2).long(), "2 of 2 rows of logits hold a NaN"),
+        (torch.zeros(2, 2), torch.zeros(2), r"expected 2 labels of type int64, one an image, got torch\.float32"),
+        (torch.zeros(2, 2), torch.tensor([0, 2]), "a label is 2, but the 2 classes are 0 … 1"),
+    ]
+    functions = (
+        calibration.expected_calibration_error,
+        calibration.fit_temperature,
+        calibration.negative_log_likelihood,
+        calibration.reliability,
+    )
+    for logits, y, message in wrong:
+        for function in functions:
+            with pytest.raises(ValueError, match=message):
+                function(logits, y)
+    with pytest.raises(ValueError, match="bins is 0: it must be at least 1"):
+        calibration.reliability(LOGITS, Y, bins=0)
