@@ -219,8 +219,9 @@ def lab(options: list) -> int:
 
 
 def store(names: list) -> int:
-    """Executes notebooks in place, on the CPU: the reference device."""
-    return call([str(PYTHON), "notebooks/execute.py", "--in-place", *names], DGM_DEVICE="cpu")
+    """Executes notebooks in place, on the CPU, the reference device; then renews what README.md shows of them."""
+    code = call([str(PYTHON), "notebooks/execute.py", "--in-place", *names], DGM_DEVICE="cpu")
+    return call([str(PYTHON), "notebooks/showcase.py"]) or code
 
 
 def bench(ids: list) -> int:

@@ -13,6 +13,8 @@ from statistics import median
 
 import torch
 
+from dgm_lib.results import between
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results.json"
@@ -148,15 +150,6 @@ def measured_cells(row: dict | None) -> list[str]:
     return [measured, f"{low:g}–{high:g} in {row['runs']} runs", "yes" if row["holds"] else "**no**", on]
 
 
-def with_table(text: str, made: str) -> str:
-    """The README's text with this table between its markers. Raises ValueError where a marker is missing."""
-    begin, end = MARKERS
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"README.md must hold the lines {begin!r} and {end!r} once each")
-    head, _, rest = text.partition(begin)
-    return f"{head}{begin}\n\n{made}\n\n{end}{rest.partition(end)[2]}"
-
-
 def write_table(figures: Sequence[Figure]) -> None:
     """Makes README.md's table anew from results.json."""
-    replace(README, with_table(README.read_text(encoding="utf-8"), table(figures, read_rows())))
+    replace(README, between(README.read_text(encoding="utf-8"), MARKERS, table(figures, read_rows())))

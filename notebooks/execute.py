@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ import psutil
 from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient, exceptions
 from nbformat import NotebookNode
+
+from dgm_lib import results
 
 FOLDER = Path(__file__).resolve().parent
 CELL_SECONDS = 600
@@ -42,12 +45,14 @@ class Run(NamedTuple):
     peak_mb: the most memory that the kernel held, in 10⁶ bytes.
     notebook: with its new outputs.
     failure: the cell that stopped it and why, empty where it ran to its end.
+    results: what it recorded, as dgm_lib/results.py reads it.
     """
 
     seconds: float
     peak_mb: float
     notebook: NotebookNode
     failure: str = ""
+    results: dict | None = None
 
 
 def execute(path: Path | str, cell_seconds: int = CELL_SECONDS) -> Run:
@@ -65,13 +70,17 @@ def execute(path: Path | str, cell_seconds: int = CELL_SECONDS) -> Run:
         resources={"metadata": {"path": str(Path(path).parent)}},
     )
     started = time.perf_counter()
-    # What cells write to stderr is an output; DEVNULL takes the kernel's own log.
-    with client.setup_kernel(env=kernel_environment(), stderr=DEVNULL):
-        with watched_memory(client.km.provisioner.pid) as peak_mb:
-            failure = run_cells(client)
-        client.set_widgets_metadata()
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "results.json"
+        environment = kernel_environment() | {"DGM_RESULTS": str(file)}
+        # What cells write to stderr is an output; DEVNULL takes the kernel's own log.
+        with client.setup_kernel(env=environment, stderr=DEVNULL):
+            with watched_memory(client.km.provisioner.pid) as peak_mb:
+                failure = run_cells(client)
+            client.set_widgets_metadata()
+        recorded = results.read(file)
     seconds = time.perf_counter() - started
-    return Run(seconds, peak_mb(), with_stable_metadata(notebook), failure)
+    return Run(seconds, peak_mb(), with_stable_metadata(notebook), failure, recorded)
 
 
 def kernel_environment() -> dict[str, str]:
@@ -180,6 +189,12 @@ def write(notebook: NotebookNode, path: Path) -> None:
     part.replace(path)
 
 
+def keep(recorded: dict | None, path: Path) -> None:
+    """Puts what a notebook recorded in the place of what it had recorded before."""
+    if recorded:
+        results.write(path, results.read(path) | recorded)
+
+
 def stain(notebook: NotebookNode) -> str:
     """The first code cell with an output that is not to be stored, if there is one."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -232,7 +247,9 @@ def report(path: Path, folder: Path | None, width: int) -> str:
         run = execute(path)
         failure = run.failure or ("" if folder else stain(run.notebook))
         if folder or not failure:
-            write(run.notebook, folder / path.name if folder else path)
+            place = folder / path.name if folder else path
+            write(run.notebook, place)
+            keep(run.results, place.with_name("results.json"))
         print(f"  {run.seconds:6.1f} s  {run.peak_mb:6,.0f} MB", flush=True)
     except (ValueError, OSError) as error:  # no notebook, or no place to write
         failure = str(error)

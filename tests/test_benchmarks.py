@@ -26,11 +26,12 @@ from benchmarks import (
     rbm_speed,
     two_processes,
 )
-from benchmarks.harness import Figure, Measurement
+from benchmarks.harness import MARKERS, Figure, Measurement
 from dgm_lib import datasets
 from dgm_lib.datasets.published import DataError
 from dgm_lib.energy import EnergyModel
 from dgm_lib.rbm import RBM, BinaryUnits
+from dgm_lib.results import between
 from dgm_lib.train import Objective, fit
 
 KEYS = {"id", "value", "unit", "goal", "holds", "spread", "seeds", "command", "device", "torch", "date"}
@@ -138,7 +139,7 @@ def test_an_unknown_id_is_one_sentence(folder, capsys):
 
 def test_the_committed_readme_shows_the_committed_results():
     text = harness.README.read_text(encoding="utf-8")
-    assert harness.with_table(text, harness.table(benchmarks.FIGURES, harness.read_rows())) == text
+    assert between(text, MARKERS, harness.table(benchmarks.FIGURES, harness.read_rows())) == text
 
 
 def test_the_committed_rows_are_whole():

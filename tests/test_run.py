@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from dgm_lib import results
+
 SOURCE = (ROOT / "run.py").read_text(encoding="utf-8")
 
 
@@ -296,9 +298,12 @@ def test_lab_opens_in_the_notebooks_folder_with_the_options(run, called):
     assert called == [(["-m", "jupyterlab", "--no-browser"], (), {"cwd": run.ROOT / "notebooks"})]
 
 
-def test_store_executes_in_place_on_the_reference_device(run, called):
+def test_store_executes_in_place_on_the_reference_device_and_renews_the_readme(run, called):
     run.store(["00"])
-    assert called == [(["notebooks/execute.py", "--in-place", "00"], (), {"DGM_DEVICE": "cpu"})]
+    assert called == [
+        (["notebooks/execute.py", "--in-place", "00"], (), {"DGM_DEVICE": "cpu"}),
+        (["notebooks/showcase.py"], (), {}),
+    ]
 
 
 def test_bench_passes_the_ids_on(run, called):
@@ -454,6 +459,17 @@ def test_a_course_goes_on_after_a_failing_notebook_and_says_which_cell(stored, n
     assert two.outputs[0].output_type == "error"
     assert not three.outputs
     assert read(tmp_path / "executed" / "noisy.ipynb").cells[1].outputs[0].name == "stderr"
+
+
+def test_what_a_notebook_records_is_kept_beside_it_in_the_place_of_what_it_had_recorded(notebook_runner, tmp_path):
+    path = tmp_path / "01_a.ipynb"
+    results.write(tmp_path / "results.json", {"00": {"a": {"nats": 1}}, "01": {"gone": {"nats": 2}}})
+    source = 'from dgm_lib import results\n\nresults.record("01", {"b": {"nats": 3.0}})'
+    nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
+    assert notebook_runner.main(["--in-place", str(path)]) == 0
+    assert results.read(tmp_path / "results.json") == {"00": {"a": {"nats": 1}}, "01": {"b": {"nats": 3}}}
+    assert notebook_runner.main(["--to", str(tmp_path / "executed"), str(path)]) == 0
+    assert results.read(tmp_path / "executed" / "results.json") == {"01": {"b": {"nats": 3}}}
 
 
 def test_a_kernel_that_dies_and_a_cell_that_hangs_are_named(notebook_runner, tmp_path):
