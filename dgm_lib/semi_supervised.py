@@ -89,16 +89,28 @@ class M2(nn.Module):
         """An estimate of the bound of log p(x, y) with one draw of z: (B, *shape), (B,) -> (B,) nats."""
         return self.vae.elbo(x, y) + self.log_prior[y]
 
+    def class_elbos(self, x: Tensor) -> Tensor:
+        """`joint_elbo` with every label: (B, *shape) -> (B, K) nats.
+
+        All labels share one ε in z = μ + σ ε. Each bound stays unbiased, and their differences, which are all that
+        q(y|x) learns from, lose the noise of two draws: that of two reconstructions is larger than what a label is worth.
+        """
+        k, n = self.n_classes, len(x)
+        x, y = repeated(x, k), torch.arange(k, device=x.device).repeat_interleave(n)  # (K·B, *shape), (K·B,)
+        q = self.vae.posterior(x, y)
+        eps = torch.randn_like(q.mean[:n])
+        z = q.mean + q.stddev * eps.repeat(k, 1)
+        bounds = self.vae.likelihood(z, y).log_prob(x) - self.vae.kl(q, z) + self.log_prior[y]
+        return bounds.view(k, n).mT
+
     def elbo(self, x: Tensor) -> Tensor:
-        """An estimate of the bound of log p(x), with one draw of z for each class: (B, *shape) -> (B,) nats."""
+        """An estimate of the bound of log p(x), with one draw of ε: (B, *shape) -> (B,) nats."""
         return self._sum_classes(x, self(x))
 
     def _sum_classes(self, x: Tensor, logits: Tensor) -> Tensor:
         """Σ_y q(y|x) (ELBO(x, y) − log q(y|x)), (B,): the label is summed over and not drawn, which has no noise."""
-        every_y = torch.arange(self.n_classes, device=x.device).repeat_interleave(len(x))  # (K·B,)
-        bounds = self.joint_elbo(repeated(x, self.n_classes), every_y).view(self.n_classes, -1).mT  # (B, K)
         log_q = logits.log_softmax(1)
-        return (log_q.exp() * (bounds - log_q)).sum(1)
+        return (log_q.exp() * (self.class_elbos(x) - log_q)).sum(1)
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of minus the bounds over the batch, + alpha · mean cross-entropy over its labelled examples.

@@ -185,6 +185,12 @@ def test_unlabelled_examples_come_once_an_epoch_and_labelled_ones_equally_often(
     assert y[y >= 0].bincount().tolist() == [4] * 5
 
 
+def test_labelled_examples_come_in_a_new_order_each_time_round():
+    batches = mixed(n_labelled=8, batch_labelled=8)
+    orders = [tuple(y[:8].tolist()) for _ in range(2) for _, y in batches]  # three times round in each of two epochs
+    assert len(set(orders)) == 6
+
+
 def test_an_epoch_follows_from_the_seed_and_its_number_alone():
     batches = mixed()
     first, second = list(batches), list(batches)

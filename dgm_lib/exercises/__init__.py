@@ -16,7 +16,10 @@ from dgm_lib.exercises import (
     deep_energy_models,
     engine,
     gan_in_practice,
+    generative_classifiers,
+    joint_energy,
     latent_variables,
+    little_data,
     start_here,
     vae_gan,
     vae_in_practice,
@@ -36,6 +39,9 @@ NOTEBOOKS = (
     adversarial_learning,
     gan_in_practice,
     vae_gan,
+    generative_classifiers,
+    little_data,
+    joint_energy,
 )
 WIDTH = 110
 

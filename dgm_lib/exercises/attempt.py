@@ -102,7 +102,9 @@ def _check_unchanged(names: list[str], arguments: tuple, copies: tuple) -> None:
 
 
 def _same(before: Tensor, after: Tensor) -> bool:
-    return before.shape == after.shape and torch.equal(before, after.detach())
+    if before.shape != after.shape:
+        return False
+    return torch.equal(before.nan_to_num(), after.detach().nan_to_num())  # NaN equals nothing, not even itself
 
 
 def _as_value(result: object) -> Tensor:

@@ -204,7 +204,9 @@ def same_for_every_input(c: Comparison) -> Finding | None:
 
 def whole_numbers(c: Comparison) -> Finding | None:
     """Integers, where the reference is none."""
-    if all(bool((answer == answer.round()).all()) for answer in c.answers) and _varied(c):
+    whole = all(bool((answer == answer.round()).all()) for answer in c.answers)
+    fractions = any(bool((expected != expected.round()).any()) for expected in c.expected)
+    if whole and fractions and _varied(c):
         sentence = (
             "All your values are whole numbers; the reference's have fractions. Does a division `//`, a rounding or an "
             "integer tensor cut them off, or is it a count or a place that you return?"

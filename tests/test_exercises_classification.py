@@ -1,0 +1,593 @@
+"""Exercises of notebooks 09 and 11: what is right is accepted however it is written, and each mistake is named."""
+
+import math
+import re
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Categorical, MultivariateNormal, Normal
+
+from dgm_lib import calibration, metrics
+from dgm_lib.classify import ClassGaussians, change_prior
+from dgm_lib.exercises import find, generative_classifiers, joint_energy, judge
+
+ALL = generative_classifiers.EXERCISES + joint_energy.EXERCISES
+
+
+def plain(message: str) -> str:
+    return " ".join(message.split())
+
+
+def reference(name):
+    return find(name).reference
+
+
+# ---- right answers -------------------------------------------------------------------------------------------------
+
+
+def posterior_in_numpy(log_p, prior):
+    with np.errstate(divide="ignore"):
+        joint = log_p.double().numpy().sum(axis=2) + np.log(prior.double().numpy())
+    weights = np.exp(joint - joint.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def posterior_in_loops(log_p, prior):
+    rows = []
+    for table in log_p:
+        joint = [sum(pixels) + math.log(p) if p > 0 else -math.inf for pixels, p in zip(table.tolist(), prior.tolist())]
+        rows.append(
+            [1 / sum(math.exp(min(other - own, 700)) for other in joint) if own > -math.inf else 0 for own in joint]
+        )
+    return torch.tensor(rows)
+
+
+def evidence_by_the_first_class(log_likelihood, prior):
+    posterior = reference("bayes_posterior")(log_likelihood[..., None].double(), prior.double())
+    return log_likelihood[:, 0] + prior[0].log() - posterior[:, 0].log()
+
+
+def shifted_by_bayes(logits, old, new):
+    return reference("bayes_posterior")((logits - old.log())[..., None], new)
+
+
+def calibration_in_loops(probs, y, bins):
+    confidence, label = probs.max(1)
+    total = 0.0
+    for low in range(bins):
+        inside = (confidence > low / bins) & (confidence <= (low + 1) / bins)
+        if inside.any():
+            accuracy = (label[inside] == y[inside]).double().mean()
+            total += inside.sum() / len(y) * (accuracy - confidence[inside].mean()).abs()
+    return total
+
+
+def calibration_by_histograms(probs, y, bins):
+    confidence, right = probs.amax(1).numpy(), (probs.argmax(1) == y).numpy()
+    edges = np.linspace(0, 1, bins + 1)
+    sums = [np.histogram(confidence, edges, weights=weights.astype(float))[0] for weights in (right, confidence)]
+    return np.abs(sums[0] - sums[1]).sum() / len(y)
+
+
+def calibration_by_bucketize(probs, y, bins):
+    confidence, label = probs.double().max(1)
+    place = torch.bucketize(confidence, torch.linspace(0, 1, bins + 1)[1:-1].double())
+    member = F.one_hot(place, bins).double()
+    count = member.sum(0).clamp(min=1)
+    gap = (member.T @ (label == y).double()) / count - (member.T @ confidence) / count
+    return (gap.abs() * count / len(y)).sum()
+
+
+def known_by_distributions(x, known, mu, cov):
+    return [
+        MultivariateNormal(mu[seen], cov[seen][:, seen]).log_prob(row[seen]) if seen.any() else torch.zeros(())
+        for row, seen in zip(x, known)
+    ]
+
+
+def known_in_one_batch(x, known, mu, cov):
+    both = known[:, :, None] & known[:, None]
+    cov = torch.where(both, cov, torch.eye(len(mu)))  # a missing pixel: independent, of variance 1, at distance 0
+    z = torch.where(known, x - mu, 0.0)
+    root = torch.linalg.cholesky(cov)
+    white = torch.linalg.solve_triangular(root, z[..., None], upper=False).squeeze(-1)
+    log_det = 2 * root.diagonal(dim1=1, dim2=2).log().sum(1)
+    return -0.5 * (white.square().sum(1) + log_det + known.sum(1) * math.log(2 * math.pi))
+
+
+def known_by_scipy(x, known, mu, cov):
+    from scipy.stats import multivariate_normal
+
+    x, known, mu, cov = (value.numpy() for value in (x, known, mu, cov))
+    return [
+        multivariate_normal.logpdf(row[seen], mu[seen], cov[np.ix_(seen, seen)]) if seen.any() else 0.0
+        for row, seen in zip(x, known)
+    ]
+
+
+def known_by_schur_complement(x, known, mu, cov):
+    precision, values = cov.double().inverse(), []
+    for row, seen in zip(x.double(), known):
+        a, b, c = precision[seen][:, seen], precision[seen][:, ~seen], precision[~seen][:, ~seen]
+        marginal, z = a - b @ torch.linalg.solve(c, b.T), row[seen] - mu[seen]
+        values.append(0.5 * (torch.logdet(marginal) - z @ marginal @ z - len(z) * math.log(2 * math.pi)))
+    return values
+
+
+def honest_in_loops(logits, y, split, temperatures):
+    def loss(which, T):
+        rows = [(row / T, label) for row, label, part in zip(logits.double(), y, split) if part == which]
+        return sum((row.logsumexp(0) - row[label]).item() for row, label in rows) / len(rows)
+
+    return loss(2, min(temperatures.tolist(), key=lambda T: loss(1, T)))
+
+
+def honest_in_one_table(logits, y, split, temperatures):
+    table = Categorical(logits=logits / temperatures[:, None, None]).log_prob(y)  # (M, N)
+    return -table[table[:, split == 1].mean(1).argmax()][split == 2].mean()
+
+
+def range_over_all_corners(lower, upper, prior):
+    """The posterior wherever each class is at one of its ends; 1e4 nats stand for infinity."""
+    lower, upper = lower.double(), upper.double().clamp(max=1e4)
+    corners = torch.tensor(list(product([False, True], repeat=len(prior))))[:, None]
+    posteriors = (torch.where(corners, upper, lower) + prior.double().log()).softmax(2)
+    return posteriors.amin(0), posteriors.amax(0)
+
+
+def range_in_loops(lower, upper, prior):
+    lowest, highest = torch.zeros_like(lower), torch.zeros_like(lower)
+    for c in range(len(prior)):
+        for end, mine, others in ((lowest, lower, upper), (highest, upper, lower)):
+            joint = others.clone()
+            joint[:, c] = mine[:, c]
+            end[:, c] = (joint.clamp(max=5e3) + prior.log()).softmax(1)[:, c]
+    return lowest, highest
+
+
+def joint_loss_by_log_p(net, x, y, x_model):
+    """−log p(x, y) at once: −f(x)[y], and log Z by the chains."""
+    return net(x_model.detach()).logsumexp(1).mean() - net(x)[range(len(y)), y].mean()
+
+
+def joint_loss_in_two_passes(net, x, y, x_model):
+    def energy(x):
+        return -torch.logsumexp(net(x), dim=1)
+
+    return F.nll_loss(net(x).log_softmax(1), y) + (energy(x).mean() - energy(x_model.data).mean())
+
+
+def class_score_by_backward(net, x, y):
+    x = x.clone().requires_grad_()
+    net(x)[torch.arange(len(y)), y].sum().backward()
+    return x.grad
+
+
+def class_score_by_bayes(net, x, y):
+    """∇ log p(x|y) = ∇ log p(y|x) + ∇ log p(x)."""
+    x = x.detach().clone().requires_grad_()
+    logits = net(x)
+    total = logits.log_softmax(1)[range(len(y)), y].sum() + logits.logsumexp(1).sum()
+    return torch.autograd.grad(total, x)[0]
+
+
+def class_score_in_a_loop(net, x, y):
+    scores = []
+    for image, label in zip(x, y):
+        image = image[None].clone().requires_grad_()
+        scores.append(torch.autograd.grad(net(image)[0, label], image)[0][0])
+    return scores
+
+
+def pgd_by_difference(net, x_adv, x, y, radius, step_size):
+    x_adv = x_adv.clone().requires_grad_()
+    F.cross_entropy(net(x_adv), y, reduction="sum").backward()
+    way = (x_adv.detach() + step_size * x_adv.grad.sign() - x).clamp(-radius, radius)
+    return (x + way).clamp(0, 1)
+
+
+def pgd_by_walls(net, x_adv, x, y, radius, step_size):
+    x_adv = x_adv.detach().requires_grad_()
+    loss = -net(x_adv).log_softmax(1)[range(len(y)), y].mean()
+    moved = x_adv + step_size * torch.sign(torch.autograd.grad(loss, x_adv)[0])
+    return torch.maximum(torch.minimum(moved, (x + radius).clamp(max=1)), (x - radius).clamp(min=0)).detach()
+
+
+def auroc_by_ranks(usual, unusual):
+    from scipy.stats import mannwhitneyu
+
+    return mannwhitneyu(unusual.numpy(), usual.numpy()).statistic / (len(usual) * len(unusual))
+
+
+def auroc_by_sklearn(usual, unusual):
+    from sklearn.metrics import roc_auc_score
+
+    return roc_auc_score(np.r_[np.zeros(len(usual)), np.ones(len(unusual))], torch.cat([usual, unusual]).numpy())
+
+
+def auroc_in_loops(usual, unusual):
+    count = sum((b > a) + (a == b) / 2 for a in usual.tolist() for b in unusual.tolist())
+    return count / len(usual) / len(unusual)
+
+
+def rollback_in_a_loop(energy_data, energy_model, limit):
+    for epoch, (a, b) in enumerate(zip(energy_data.tolist(), energy_model.tolist())):
+        if not (math.isfinite(a) and math.isfinite(b)) or abs(a - b) > limit:
+            return epoch - 1
+    return len(energy_data) - 1
+
+
+def rollback_in_numpy(energy_data, energy_model, limit):
+    gap = energy_data.numpy() - energy_model.numpy()
+    broken = ~np.isfinite(gap) | (np.abs(gap) > limit)
+    return np.append(broken, True).argmax() - 1
+
+
+ALTERNATIVES = {
+    "bayes_posterior": [
+        posterior_in_numpy,
+        posterior_in_loops,
+        lambda log_p, prior: Categorical(logits=log_p.sum(-1) + torch.log(prior)).probs,
+        lambda log_p, prior: F.normalize(log_p.sum(2).softmax(1) * prior, p=1, dim=1),
+        lambda log_p, prior: (log_p.sum(2) + prior.log()).log_softmax(-1).exp(),
+        lambda log_p, prior: F.softmax(torch.einsum("bkd->bk", log_p.double()) + prior.log(), dim=1),
+        lambda log_p, prior: (log_p + prior.log()[:, None] / log_p.shape[2]).sum(2).softmax(1),
+    ],
+    "log_evidence": [
+        evidence_by_the_first_class,
+        lambda log_p, prior: np.logaddexp.reduce(log_p.double().numpy() + np.log(prior.numpy()), axis=1),
+        lambda log_p, prior: ((log_p - log_p.amax(1, keepdim=True)).exp() @ prior).log() + log_p.amax(1),
+        lambda log_p, prior: torch.logsumexp(log_p.double() + prior.double().log(), dim=-1),
+        lambda log_p, prior: [torch.logsumexp(row + prior.log(), 0) for row in log_p],
+    ],
+    "shifted_posterior": [
+        shifted_by_bayes,
+        lambda logits, old, new: F.normalize(logits.softmax(1) * new / old, p=1, dim=1),
+        lambda logits, old, new: (logits.log_softmax(1) + (new / old).log()).softmax(1),
+        lambda logits, old, new: (p := logits.double().softmax(1) * (new / old)) / p.sum(1)[:, None],
+        lambda logits, old, new: Categorical(logits=logits - torch.log(old / new)).probs.numpy(),
+    ],
+    "calibration_error": [
+        calibration_in_loops,
+        calibration_by_histograms,
+        calibration_by_bucketize,
+        lambda probs, y, bins: calibration.expected_calibration_error(probs.log(), y, bins),
+    ],
+    "known_log_likelihood": [known_by_distributions, known_in_one_batch, known_by_scipy, known_by_schur_complement],
+    "honest_test_loss": [honest_in_loops, honest_in_one_table],
+    "energy_of_logits": [
+        lambda logits: -np.logaddexp.reduce(logits.double().numpy(), axis=1),
+        lambda logits: -(logits - logits.amax(1, keepdim=True)).exp().sum(1).log() - logits.amax(1),
+        lambda logits: logits.log_softmax(1)[:, 0] - logits[:, 0],
+        lambda logits: [-torch.logsumexp(row, 0) for row in logits],
+    ],
+    "joint_loss": [joint_loss_by_log_p, joint_loss_in_two_passes],
+    "class_score": [class_score_by_backward, class_score_by_bayes, class_score_in_a_loop],
+    "pgd_step": [pgd_by_difference, pgd_by_walls],
+    "novelty_auroc": [auroc_by_ranks, auroc_by_sklearn, auroc_in_loops, metrics.auroc],
+    "rollback_epoch": [rollback_in_a_loop, rollback_in_numpy],
+    "posterior_range": [range_over_all_corners, range_in_loops, lambda *a: torch.stack(range_in_loops(*a))],
+}
+
+
+def test_every_exercise_has_another_right_answer():
+    assert set(ALTERNATIVES) == {exercise.name for exercise in ALL}
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, a) for name, answers in ALTERNATIVES.items() for a in answers])
+def test_alternative_is_right(name, answer):
+    verdict = judge(name, answer)
+    assert verdict.status == "right", verdict.message
+
+
+# ---- what is promised of each reference, where it can be computed --------------------------------------------------
+
+
+def tiny_model(seed, k=3):
+    """Three binary pixels: log p(x_d|c) of all eight images, (8, K, 3), and two priors."""
+    generator = torch.Generator().manual_seed(seed)
+    on = 0.05 + 0.9 * torch.rand(k, 3, generator=generator, dtype=torch.float64)
+    every_x = torch.tensor(list(product([0.0, 1.0], repeat=3)), dtype=torch.float64)
+    log_p = torch.where(every_x[:, None] == 1, on, 1 - on).log()
+    return log_p, *(torch.rand(2, k, generator=generator, dtype=torch.float64) + 0.05).softmax(1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bayes_rule_is_that_of_the_enumerated_table(seed):
+    log_p, old, new = tiny_model(seed)
+    joint, elsewhere = (log_p.exp().prod(2) * prior for prior in (old, new))
+    assert joint.sum() == pytest.approx(1)
+    posterior = reference("bayes_posterior")(log_p, old)
+    torch.testing.assert_close(posterior, joint / joint.sum(1, keepdim=True), atol=1e-12, rtol=0)
+    evidence = reference("log_evidence")(log_p.sum(2), old)
+    torch.testing.assert_close(evidence.exp(), joint.sum(1), atol=1e-12, rtol=0)
+    shifted = reference("shifted_posterior")(posterior.log(), old, new)
+    torch.testing.assert_close(shifted, elsewhere / elsewhere.sum(1, keepdim=True), atol=1e-12, rtol=0)
+    torch.testing.assert_close(shifted, change_prior(posterior.log(), old, new).softmax(1))
+
+
+def test_calibration_error_by_hand_and_no_confidence_lies_on_an_edge():
+    error = reference("calibration_error")
+    probs = torch.tensor([[0.8, 0.2]]).repeat(10, 1)
+    y = torch.tensor([0] * 8 + [1] * 2)
+    assert error(probs, y, 15) == pytest.approx(0, abs=1e-6)
+    assert error(probs, 1 - y, 15) == pytest.approx(0.6)
+    two = torch.cat([probs, torch.tensor([[0.1, 0.9]]).repeat(30, 1)])  # right by 0.2 − 0.8 and 1 − 0.9
+    assert error(two, torch.cat([1 - y, torch.ones(30).long()]), 15) == pytest.approx((10 * 0.6 + 30 * 0.1) / 40)
+    for probs, _, bins in find("calibration_error").draw_inputs():
+        place = probs.amax(1).double() * bins
+        inner = place.round().clamp(1, bins - 1) if bins > 1 else torch.zeros(())
+        assert (place - inner).abs().min() > 1e-4
+        assert probs.topk(2, 1).values.diff(dim=1).abs().min() > 1e-4
+
+
+def test_missing_pixels_are_integrated_out():
+    mu, cov = torch.tensor([0.3, -0.2]), torch.tensor([[1.0, 0.7], [0.7, 0.8]])
+    grid = torch.linspace(-12, 12, 4801)
+    x = torch.stack([torch.full_like(grid, 0.9), grid], 1)
+    value = reference("known_log_likelihood")
+    both = value(x, torch.ones_like(x).bool(), mu, cov)
+    integral = torch.trapezoid(both.exp(), grid).log()
+    one = value(x[:1], torch.tensor([[True, False]]), mu, cov)
+    torch.testing.assert_close(one[0], integral, atol=1e-4, rtol=0)
+    torch.testing.assert_close(one[0], Normal(0.3, 1.0).log_prob(torch.tensor(0.9)))
+
+
+def test_known_log_likelihood_is_that_of_the_library():
+    for x, known, mu, cov in find("known_log_likelihood").draw_inputs():
+        gaussians = ClassGaussians(mu[None], cov[None])
+        expected = gaussians.log_likelihood(x, torch.zeros(len(x)).long(), known)
+        torch.testing.assert_close(reference("known_log_likelihood")(x, known, mu, cov), expected, atol=1e-3, rtol=1e-4)
+
+
+def loss_at(T, inside, logits, y):
+    return F.cross_entropy(logits[inside] / T, y[inside]).item()
+
+
+def test_the_honest_figure_is_never_below_the_best_and_no_choice_is_a_tie():
+    for logits, y, split, temperatures in find("honest_test_loss").draw_inputs():
+        honest = reference("honest_test_loss")(logits, y, split, temperatures)
+        assert honest >= min(loss_at(T, split == 2, logits, y) for T in temperatures) - 1e-6
+        best, second = sorted(loss_at(T, split == 1, logits, y) for T in temperatures)[:2]
+        assert second - best > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_posterior_within_the_bounds_lies_in_the_range_and_its_ends_are_reached(seed):
+    generator = torch.Generator().manual_seed(seed)
+    lower = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    upper = lower + torch.rand(4, 3, generator=generator, dtype=torch.float64)
+    prior = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    lowest, highest = reference("posterior_range")(lower, upper, prior)
+    inside = lower + torch.rand(5000, 4, 3, generator=generator, dtype=torch.float64) * (upper - lower)
+    posteriors = (inside + prior.log()).softmax(2)
+    assert (posteriors >= lowest).all()
+    assert (posteriors <= highest).all()
+    assert (posteriors.amin(0) - lowest).max() < 0.05
+    assert (highest - posteriors.amax(0)).max() < 0.05
+
+
+def small_joint_model(seed):
+    """A network on all four images of two binary pixels: net, every x, log p(x, y)."""
+    generator = torch.Generator().manual_seed(seed)
+    net = joint_energy.network(generator, 3, 1, 1, 2, scale=1.5)
+    every_x = torch.tensor(list(product([0.0, 1.0], repeat=2))).view(4, 1, 1, 2)
+    logits = net(every_x).as_subclass(torch.Tensor)
+    return net, every_x, logits - logits.logsumexp((0, 1))
+
+
+def test_energy_of_logits_is_that_of_the_enumerated_model():
+    net, every_x, log_joint = small_joint_model(0)
+    energy = reference("energy_of_logits")(net(every_x)).as_subclass(torch.Tensor)
+    torch.testing.assert_close((-energy).softmax(0), log_joint.exp().sum(1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_joint_loss_with_the_models_own_chains_has_the_gradient_of_the_likelihood(seed):
+    net, every_x, log_joint = small_joint_model(seed)
+    x, y = every_x[[0, 1, 3, 3, 2]], torch.tensor([0, 2, 1, 1, 0])
+
+    def likelihood(net, x, y):
+        all_logits = net(every_x)
+        return all_logits.logsumexp((0, 1)) - net(x)[range(len(y)), y].mean()
+
+    p = log_joint.exp().sum(1)
+    drawn = every_x[torch.multinomial(p, 200_000, replacement=True, generator=torch.Generator().manual_seed(seed))]
+    gradients = []
+    for value in (lambda net: likelihood(net, x, y), lambda net: reference("joint_loss")(net, x, y, drawn)):
+        weight = net.detach().clone().requires_grad_()
+        gradients.append(torch.autograd.grad(value(weight), weight)[0].as_subclass(torch.Tensor))
+    torch.testing.assert_close(*gradients, atol=0.02, rtol=0)
+
+
+def test_scores_of_the_classes_average_to_that_of_x():
+    """∇ log p(x) = Σ_y p(y|x) ∇ log p(x|y), as p(y) does not depend on x."""
+    net, x, _ = find("class_score").draw_inputs()[2]
+    scores = [reference("class_score")(net, x, torch.full((len(x),), c)) for c in range(len(net))]
+    weights = net(x).softmax(1).T[..., None, None, None]
+    together = (weights * torch.stack(scores)).sum(0).as_subclass(torch.Tensor)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(-reference("energy_of_logits")(net(leaf)).sum(), leaf)
+    torch.testing.assert_close(together, expected.as_subclass(torch.Tensor))
+
+
+def test_attack_stays_where_it_may_and_no_sign_is_decided_by_rounding():
+    for net, x_adv, x, y, radius, step_size in find("pgd_step").draw_inputs():
+        assert (x_adv - x).abs().max() <= radius + 1e-6
+        moved = reference("pgd_step")(net, x_adv, x, y, radius, step_size)
+        assert (moved - x).abs().max() <= radius + 1e-6
+        assert moved.min() >= 0
+        assert moved.max() <= 1
+        for start in (x, x_adv):
+            slope = joint_energy.slope(net, start, y).abs()
+            assert slope[slope > 0].min() > 1e-5
+        small = reference("pgd_step")(net, x_adv, x_adv, y, 1e-3, 1e-3)
+        assert F.cross_entropy(net(small), y) >= F.cross_entropy(net(x_adv), y)
+
+
+# ---- mistakes as a learner would write them, none taken from the lists of the exercises ----------------------------
+
+
+def naive_bayes_by_exp(log_p, prior):
+    joint = torch.exp(log_p).prod(dim=2) * prior
+    return joint / joint.sum(dim=1, keepdim=True)
+
+
+def calibration_with(probs, y, bins, *, confidence=None, weigh=lambda n, total: n / total, distance=abs):
+    confidence = probs.max(1).values if confidence is None else confidence
+    total = 0.0
+    for low in torch.arange(bins) / bins:
+        inside = (confidence > low) & (confidence <= low + 1 / bins + 1e-7)
+        if inside.any():
+            accuracy = (probs.argmax(1) == y)[inside].float().mean()
+            total += weigh(int(inside.sum()), len(y)) * distance(accuracy - confidence[inside].mean())
+    return total
+
+
+def known_as_whole_images(x, known, mu, cov, *, fill):
+    return MultivariateNormal(mu, cov).log_prob(torch.where(known, x, fill(mu)))
+
+
+def known_by_the_precision(x, known, mu, cov):
+    precision = torch.linalg.inv(cov)
+    return [
+        MultivariateNormal(mu[k], precision_matrix=precision[k][:, k]).log_prob(row[k]) if k.any() else torch.zeros(())
+        for row, k in zip(x, known)
+    ]
+
+
+def best_loss(logits, y, split, temperatures, *, on, reported=2):
+    chosen = min(temperatures, key=lambda T: F.cross_entropy(logits[split == on] / T, y[split == on]))
+    return F.cross_entropy(logits[split == reported] / chosen, y[split == reported])
+
+
+def gradient_at(net, x, y, loss):
+    x = x.detach().clone().requires_grad_()
+    loss(net(x), y).backward()
+    return x.grad
+
+
+def pgd(net, x_adv, x, y, radius, step_size, *, centre=None, sign=1.0, unit=torch.sign):
+    gradient = gradient_at(net, x_adv, y, F.cross_entropy)
+    centre = x if centre is None else centre(x_adv)
+    moved = x_adv + sign * step_size * unit(gradient)
+    return torch.max(torch.min(moved, centre + radius), centre - radius).clamp(0, 1)
+
+
+def jem(net, x, y, x_model, *, held=torch.detach, sign=1.0, energy=lambda logits: -logits.logsumexp(1)):
+    contrast = energy(net(x)).mean() - energy(net(held(x_model))).mean()
+    return F.cross_entropy(net(x), y) + sign * contrast
+
+
+def rolled_back(energy_data, energy_model, limit, *, broken):
+    gaps = [(a - b) for a, b in zip(energy_data.tolist(), energy_model.tolist())]
+    return next((i - 1 for i, gap in enumerate(gaps) if broken(gap, limit)), len(gaps) - 1)
+
+
+SEEN = [
+    ("bayes_posterior", lambda log_p, prior: torch.softmax(log_p.sum(-1), dim=-1), "The prior is forgotten"),
+    ("bayes_posterior", lambda log_p, prior: F.softmax(log_p.sum(2) + prior, dim=1), "without its logarithm"),
+    ("bayes_posterior", naive_bayes_by_exp, "exp comes before the normalisation"),
+    (
+        "bayes_posterior",
+        lambda log_p, prior: F.softmax(log_p.mean(-1) + torch.log(prior), 1),
+        "averaged over the pixels",
+    ),
+    ("bayes_posterior", lambda log_p, prior: F.softmax(log_p.sum(-1) + torch.log(prior), 0), "over the batch"),
+    ("bayes_posterior", lambda log_p, prior: F.softmax(log_p.sum(-1) + (prior + 1e-8).log(), 1), "small constant"),
+    ("bayes_posterior", lambda log_p, prior: (log_p + prior.log()[None, :, None]).sum(2).softmax(1), "for each pixel"),
+    ("log_evidence", lambda a, prior: torch.logsumexp(a, -1), "The prior is missing"),
+    ("log_evidence", lambda a, prior: torch.log((torch.exp(a) * prior).sum(-1)), "e^-1000 is 0"),
+    ("log_evidence", lambda a, prior: (a + prior.log()).max(1).values, "max in place of the sum"),
+    ("log_evidence", lambda a, prior: (a * prior).sum(1), "Jensen"),
+    ("log_evidence", lambda a, prior: (a + prior.log()).logsumexp(1).mean(), "mean over all of them"),
+    ("shifted_posterior", lambda a, old, new: F.softmax(a + torch.log(new), -1), "the old ones are still in it"),
+    ("shifted_posterior", lambda a, old, new: F.softmax(a + torch.log(old / new), -1), "stands upside down"),
+    ("shifted_posterior", lambda a, old, new: F.softmax(a, -1) * new / old, "do not normalise again"),
+    ("shifted_posterior", lambda a, old, new: F.softmax(a + new - old, -1), "not the shares themselves"),
+    ("calibration_error", lambda p, y, bins: calibration_with(p, y, bins, distance=float), "keep their signs"),
+    ("calibration_error", lambda p, y, bins: calibration_with(p, y, bins, weigh=lambda n, N: 1 / bins), "empty ones"),
+    (
+        "calibration_error",
+        lambda p, y, bins: calibration_with(p, y, bins, confidence=p[range(len(y)), y]),
+        "the probability of the true label",
+    ),
+    ("calibration_error", lambda p, y, bins: calibration_with(p, y, 15), "always use 15"),
+    ("known_log_likelihood", lambda *a: known_as_whole_images(*a, fill=lambda mu: mu), "filled with their mean"),
+    ("known_log_likelihood", lambda *a: known_as_whole_images(*a, fill=torch.zeros_like), "seen black"),
+    ("known_log_likelihood", known_by_the_precision, "of the inverse"),
+    ("honest_test_loss", lambda *a: best_loss(*a, on=0), "chosen on the training data"),
+    ("honest_test_loss", lambda *a: best_loss(*a, on=2), "chosen on the test data"),
+    ("honest_test_loss", lambda *a: best_loss(*a, on=1, reported=1), "You report the validation loss"),
+    (
+        "posterior_range",
+        lambda low, high, prior: ((low + prior.log()).softmax(1), (high + prior.log()).softmax(1)),
+        "uses the same bound for all classes",
+    ),
+    ("posterior_range", lambda low, high, prior: range_in_loops(low, high, torch.ones_like(prior)), "prior is missing"),
+    ("posterior_range", lambda *a: range_in_loops(*a)[::-1], "exchanged"),
+    ("energy_of_logits", lambda a: torch.logsumexp(a, -1), "The energy is its negative"),
+    ("energy_of_logits", lambda a: -a.max(-1).values, "best class alone"),
+    ("energy_of_logits", lambda a: -F.log_softmax(a, -1).logsumexp(-1), "all your energies are 0"),
+    ("energy_of_logits", lambda a: -torch.log(torch.exp(a).mean(-1)), "log K nats"),
+    ("joint_loss", lambda *a: jem(*a, sign=-1.0), "sign of the contrast is flipped"),
+    ("joint_loss", lambda *a: jem(*a, energy=lambda logits: logits.logsumexp(1)), "or that of the energy"),
+    ("joint_loss", lambda net, x, y, m: jem(net, x, y, m) + F.cross_entropy(net(x), y), "counted twice"),
+    ("joint_loss", lambda *a: jem(*a, energy=lambda logits: -logits.amax(1)), "−max of the logits"),
+    (
+        "class_score",
+        lambda net, x, y: -gradient_at(net, x, y, lambda a, y: a[range(len(y)), y].sum()),
+        "gradient of the energy",
+    ),
+    ("class_score", lambda net, x, y: gradient_at(net, x, y, F.cross_entropy), "the mean cross-entropy"),
+    ("class_score", lambda net, x, y: gradient_at(net, x, y, lambda a, y: a[:, y].sum()), "is a table (B, B)"),
+    ("class_score", lambda net, x, y: gradient_at(net, x, y, lambda a, y: a.logsumexp(1).sum()), "the score of p(x)"),
+    ("pgd_step", lambda *a: pgd(*a, sign=-1.0), "You descend"),
+    ("pgd_step", lambda *a: pgd(*a, unit=lambda gradient: gradient), "sign is missing"),
+    ("pgd_step", lambda *a: pgd(*a, centre=lambda x_adv: x_adv), "The cube stays"),
+    ("pgd_step", lambda net, x_adv, x, *rest: pgd(net, x, x, *rest), "as in FGSM"),
+    ("novelty_auroc", lambda usual, unusual: auroc_by_ranks(unusual, usual), "direction is flipped"),
+    ("novelty_auroc", lambda usual, unusual: auroc_by_ranks(-usual, -unusual), "direction is flipped"),
+    ("novelty_auroc", lambda usual, unusual: (unusual > usual[:, None]).float().mean(), "Ties count 0"),
+    ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: abs(gap) > limit), "passes as sound"),
+    ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: not gap <= limit), "of the data above"),
+    ("rollback_epoch", lambda *a: rollback_in_a_loop(*a) + 1, "first broken epoch itself"),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), SEEN)
+def test_mistake_is_recognised_as_a_learner_writes_it(name, answer, words):
+    verdict = judge(name, answer)
+    assert verdict.status == "wrong"
+    assert words in plain(verdict.message)
+
+
+CUT_OFF = [
+    (lambda *a: jem(*a, held=lambda x: x), "kept through the chains"),
+    (lambda *a: jem(*a, held=torch.clone), "kept through the chains"),
+    (lambda *a: jem(*a).item(), "training changes nothing"),
+    (lambda net, x, y, m: jem(net, x, y, m) - F.cross_entropy(net(x), y) + F.cross_entropy(net(x).data, y), "no label"),
+    (
+        lambda net, x, y, m: (
+            F.cross_entropy(net(x), y) - net(x).logsumexp(1).mean() + net(m).logsumexp(1).mean().detach()
+        ),
+        "only x_model itself",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "words"), CUT_OFF)
+def test_right_values_of_the_joint_loss_without_its_gradients_are_wrong(answer, words):
+    verdict = judge("joint_loss", answer)
+    assert verdict.status == "wrong"
+    assert re.search("value is right, but on input 1 of", plain(verdict.message))
+    assert words in plain(verdict.message).replace("Only", "only")
+
+
+def test_scores_are_found_where_the_notebook_has_switched_gradients_off():
+    with torch.no_grad():
+        for name in ("class_score", "pgd_step", "joint_loss"):
+            assert judge(name, reference(name)).status == "right"

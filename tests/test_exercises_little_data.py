@@ -1,0 +1,361 @@
+"""Exercises of notebook 10: what is right is accepted however it is written, and each mistake is named."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Categorical, kl_divergence
+
+from dgm_lib import few_data
+from dgm_lib.exercises import find, judge, little_data
+from dgm_lib.joint_vae import product_of_normals
+
+# ---- right answers -------------------------------------------------------------------------------------------------
+
+
+def bound_in_loops(bounds, logits):
+    rows = []
+    for row, a in zip(bounds, logits):
+        log_q = a - a.logsumexp(0)
+        rows.append(sum(log_q[k].exp() * (row[k] - log_q[k]) for k in range(len(row))))
+    return torch.stack(rows)
+
+
+def bound_below_the_best(bounds, logits):
+    """log Σ exp(bound) − KL(q ‖ the posterior of the bounds)."""
+    log_p, log_q = bounds.log_softmax(1), logits.log_softmax(1)
+    return bounds.logsumexp(1) - (log_q.exp() * (log_q - log_p)).sum(1)
+
+
+def weighted_in_loops(logits, y, counts):
+    total = 0
+    for a, c in zip(logits, y.tolist()):
+        total = total + counts.sum().item() / (len(counts) * counts[c].item()) * (a.logsumexp(0) - a[c])
+    return total / len(y)
+
+
+def weighted_by_the_training_set(logits, y, counts):
+    training = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    weights = few_data.class_weights(training, len(counts))
+    return F.cross_entropy(logits, y, weight=weights, reduction="none").mean()
+
+
+def balanced_by_sklearn(predicted, y, n_classes):
+    from sklearn.metrics import recall_score
+
+    return recall_score(y.numpy(), predicted.numpy(), labels=np.unique(y.numpy()), average="macro")
+
+
+def balanced_by_weights(predicted, y, n_classes):
+    weights = 1 / y.bincount(minlength=n_classes)[y].double()
+    return (weights * (predicted == y)).sum() / weights.sum()
+
+
+def balanced_by_a_table(predicted, y, n_classes):
+    table = np.zeros((n_classes, n_classes))
+    np.add.at(table, (y.numpy(), predicted.numpy()), 1)
+    return np.nanmean(table.diagonal() / table.sum(1))
+
+
+def split_by_sets(source, is_copy, held_out):
+    held = set(held_out.tolist())
+    pool = list(zip(source.tolist(), is_copy.tolist()))
+    return [s not in held for s, _ in pool], [s in held and not copy for s, copy in pool]
+
+
+def split_in_a_loop(source, is_copy, held_out):
+    training, test = torch.ones_like(is_copy), torch.zeros_like(is_copy)
+    for photograph in held_out:
+        training[source == photograph] = False
+        test[(source == photograph) & ~is_copy] = True
+    return training, test
+
+
+def standardised_by_sklearn(x, training):
+    from sklearn.preprocessing import StandardScaler
+
+    return StandardScaler().fit(x[training].numpy()).transform(x.numpy())
+
+
+def standardised_in_a_loop(x, training):
+    columns = []
+    for column in x.T:
+        centred = column - column[training].mean()
+        sigma = centred[training].square().mean().sqrt()
+        columns.append(centred / sigma if sigma > 0 else centred)
+    return torch.stack(columns, 1)
+
+
+def experts_one_by_one(mu, log_var):
+    """Each expert corrects what is known so far."""
+    mean, var = torch.zeros(mu.shape[1:]), torch.ones(mu.shape[1:])
+    for m, v in zip(mu, log_var.exp()):
+        gain = var / (var + v)
+        mean, var = mean + gain * (m - mean), (1 - gain) * var
+    return mean, var.log()
+
+
+def experts_of_the_library(mu, log_var):
+    prior = torch.zeros(1, *mu.shape[1:])
+    joint = product_of_normals(torch.cat([prior, mu]), torch.cat([prior, log_var]))
+    return joint.mean, joint.variance.log()
+
+
+def distilled_by_cross_entropies(student, teacher, temperature):
+    p = (teacher / temperature).softmax(1)
+    ours, its_own = (F.cross_entropy(logits / temperature, p, reduction="none") for logits in (student, teacher))
+    return temperature**2 * (ours - its_own)
+
+
+def distilled_in_torch(student, teacher, temperature):
+    terms = F.kl_div(F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1), reduction="none")
+    return temperature**2 * terms.sum(-1)
+
+
+ALTERNATIVES = {
+    "unlabelled_bound": [
+        bound_in_loops,
+        bound_below_the_best,
+        lambda b, a: torch.einsum("bk,bk->b", a.softmax(-1), b) + Categorical(logits=a).entropy(),
+        lambda b, a: (a.softmax(1) * (b - a)).sum(1) + a.logsumexp(1),
+        lambda b, a: (a.softmax(1) * (b - (a.softmax(1) + 1e-12).log())).sum(1),
+        lambda b, a: -F.kl_div(b, a.log_softmax(1), reduction="none", log_target=True).sum(1),
+    ],
+    "balanced_cross_entropy": [
+        weighted_in_loops,
+        weighted_by_the_training_set,
+        lambda a, y, n: F.cross_entropy(a, y, weight=n.float().mean() / n, reduction="sum") / len(y),
+        lambda a, y, n: -(F.one_hot(y, len(n)) * (n.sum() / n / len(n)) * F.log_softmax(a, -1)).sum(-1).mean(),
+        lambda a, y, n: -(Categorical(logits=a).log_prob(y) * (n.sum() / (len(n) * n))[y]).mean(),
+    ],
+    "balanced_accuracy": [
+        balanced_by_sklearn,
+        balanced_by_weights,
+        balanced_by_a_table,
+        lambda p, y, n: torch.nanmean(torch.stack([(p[y == c] == c).float().mean() for c in range(n)])),
+    ],
+    "split_by_source": [
+        split_by_sets,
+        split_in_a_loop,
+        lambda s, c, h: torch.stack([torch.isin(s, h, invert=True), torch.isin(s, h) * ~c]),
+        lambda s, c, h: (~np.isin(s.numpy(), h.numpy()), np.isin(s.numpy(), h.numpy()) & ~c.numpy()),
+        lambda s, c, h: ((s[:, None] != h).all(1).long(), ((s[:, None] == h).any(1) & ~c).long()),
+    ],
+    "standardise_by_training": [
+        standardised_by_sklearn,
+        standardised_in_a_loop,
+        lambda x, t: (
+            (x.double() - x[t].double().mean(0))
+            / (lambda v: v.masked_fill(v == 0, 1))(x[t].double().std(0, correction=0))
+        ),
+    ],
+    "product_of_experts": [
+        experts_one_by_one,
+        experts_of_the_library,
+        lambda mu, v: torch.stack([(mu / v.exp()).sum(0) / (1 + (-v).exp().sum(0)), -(-v).exp().sum(0).log1p()]),
+        lambda mu, v: (
+            (np.exp(-v.numpy()) * mu.numpy()).sum(0) / (1 + np.exp(-v.numpy()).sum(0)),
+            -np.log(1 + np.exp(-v.numpy()).sum(0)),
+        ),
+    ],
+    "distillation_loss": [
+        few_data.distillation,
+        distilled_by_cross_entropies,
+        distilled_in_torch,
+        lambda s, t, T: distilled_in_torch(s.double(), t.double(), T),
+    ],
+}
+
+
+def test_every_exercise_has_another_right_answer():
+    assert list(ALTERNATIVES) == [exercise.name for exercise in little_data.EXERCISES]
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, a) for name, answers in ALTERNATIVES.items() for a in answers])
+def test_alternative_is_right(name, answer):
+    verdict = judge(name, answer)
+    assert verdict.status == "right", verdict.message
+
+
+# ---- what the references promise -----------------------------------------------------------------------------------
+
+
+def test_no_q_gives_a_better_bound_than_the_posterior_of_the_bounds():
+    bound = find("unlabelled_bound").reference
+    for bounds, logits in find("unlabelled_bound").draw_inputs():
+        best = bound(bounds, bounds)
+        torch.testing.assert_close(best, bounds.logsumexp(1))
+        assert (bound(bounds, logits) <= best + 1e-4).all()
+
+
+def test_every_class_has_the_same_say_over_the_training_set():
+    counts = torch.tensor([60, 30, 10])
+    y = torch.repeat_interleave(torch.arange(3), counts)
+    logits = torch.zeros(100, 3, requires_grad=True)  # the same for all: each class loses log 3
+    loss = find("balanced_cross_entropy").reference(logits, y, counts)
+    torch.testing.assert_close(loss.item(), np.log(3), atol=1e-6, rtol=0)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient.sum(0), torch.zeros(3), atol=1e-7, rtol=0)  # uniform is the best constant
+
+
+def test_who_always_says_one_class_is_right_by_chance():
+    y = torch.tensor([0] * 97 + [1, 2, 2])
+    assert find("balanced_accuracy").reference(torch.zeros_like(y), y, 3) == pytest.approx(1 / 3)
+
+
+def test_no_photograph_is_on_both_sides_of_the_split():
+    for source, is_copy, held_out in find("split_by_source").draw_inputs():
+        training, test = find("split_by_source").reference(source, is_copy, held_out)
+        assert not set(source[training].tolist()) & set(source[test].tolist())
+        assert sorted(source[test].tolist()) == sorted(held_out.tolist())
+
+
+def test_product_of_experts_is_the_product_of_the_densities():
+    z = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    for mu, log_var in find("product_of_experts").draw_inputs():
+        mean, variance = find("product_of_experts").reference(mu.double(), log_var.double())
+        log_p = -(z**2) / 2 - ((z - mu.double()[..., None]) ** 2 / log_var.double().exp()[..., None]).sum(0) / 2
+        p = log_p.softmax(-1)  # (B, D, n), on the grid
+        torch.testing.assert_close((p * z).sum(-1), mean, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close((p * (z - mean[..., None]) ** 2).sum(-1), variance.exp(), atol=1e-6, rtol=1e-6)
+
+
+def test_distillation_for_a_warm_teacher_is_the_squared_difference_of_the_logits():
+    student, teacher = (torch.randn(4, 5, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
+    loss = find("distillation_loss").reference(student, teacher, 1e4)
+    centred = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
+    torch.testing.assert_close(loss, centred.square().mean(1) / 2, atol=1e-3, rtol=1e-3)
+
+
+# ---- mistakes, as a learner writes them ----------------------------------------------------------------------------
+
+
+def q_of(logits):
+    return logits.softmax(1)
+
+
+def entropy_of(logits):
+    return Categorical(logits=logits).entropy()
+
+
+def balanced(counts):
+    return counts.sum() / (len(counts) * counts)
+
+
+def at_random(source, is_copy, held_out):
+    test = torch.randperm(len(source)) < len(held_out)
+    return ~test, test
+
+
+def averaged(mu, log_var):
+    return mu.mean(0), log_var.exp().mean(0).log()
+
+
+def without_the_prior(mu, log_var):
+    precision = 1 / log_var.exp()
+    return (precision * mu).sum(0) / precision.sum(0), -precision.sum(0).log()
+
+
+def kl_div(student, teacher, temperature, *, reduction="none", square=2):
+    log_q, p = (student / temperature).log_softmax(1), (teacher / temperature).softmax(1)
+    return F.kl_div(log_q, p, reduction=reduction) * temperature**square
+
+
+SEEN = [
+    ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1), "entropy of q(y|x) is forgotten"),
+    ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1) - entropy_of(a), "entropy has the wrong sign"),
+    ("unlabelled_bound", lambda b, a: -(q_of(a) * b).sum(1) - entropy_of(a), "its negative, the loss"),
+    ("unlabelled_bound", lambda b, a: b.max(1).values, "largest of the bounds"),
+    ("unlabelled_bound", lambda b, a: b[range(len(b)), a.argmax(1)] + entropy_of(a), "finds likeliest"),
+    ("unlabelled_bound", lambda b, a: b.mean(1) + entropy_of(a), "average the bounds"),
+    ("unlabelled_bound", lambda b, a: torch.logsumexp(b, 1), "but q(y|x) does not appear"),
+    ("unlabelled_bound", lambda b, a: (q_of(a) * b.exp()).sum(1).log(), "as if it were a prior"),
+    (
+        "unlabelled_bound",
+        lambda b, a: (q_of(a) * (b - np.log(b.shape[1]))).sum(1) + entropy_of(a),
+        "log p(y) of a uniform prior is added a second time",
+    ),
+    ("unlabelled_bound", lambda b, a: (q_of(a) * (b - q_of(a).log())).sum(1), "0 · log 0 = nan"),
+    ("unlabelled_bound", lambda b, a: (q_of(a) * (b - a)).sum(1), "You subtract the logits"),
+    ("balanced_cross_entropy", lambda a, y, n: F.cross_entropy(a, y), "rare classes hardly count"),
+    ("balanced_cross_entropy", lambda a, y, n: F.cross_entropy(a, y, weight=n.float()), "Frequent classes weigh more"),
+    ("balanced_cross_entropy", lambda a, y, n: F.cross_entropy(a, y, weight=1 / n), "divide by the sum of the weights"),
+    ("balanced_cross_entropy", lambda a, y, n: F.cross_entropy(a, y, weight=balanced(n)), "Divide by B"),
+    (
+        "balanced_cross_entropy",
+        lambda a, y, n: F.cross_entropy(a, y, weight=(n / n.sum()).rsqrt(), reduction="none").mean(),
+        "square root of the counts",
+    ),
+    (
+        "balanced_cross_entropy",
+        lambda a, y, n: F.cross_entropy(a, y, weight=(1 / n) / (1 / n).sum(), reduction="none").mean(),
+        "sum to 1 over the classes",
+    ),
+    ("balanced_cross_entropy", lambda a, y, n: F.cross_entropy(a * balanced(n), y), "multiply the logits"),
+    ("balanced_accuracy", lambda p, y, n: (p == y).float().mean(), "the plain accuracy"),
+    ("balanced_accuracy", lambda p, y, n: sum((y[p == c] == c).float().mean() for c in range(n)) / n, "precision"),
+    (
+        "balanced_accuracy",
+        lambda p, y, n: np.mean([((p == c) & (y == c)).sum() / max(1, (y == c).sum()) for c in range(n)]),
+        "counts as 0 in yours",
+    ),
+    ("balanced_accuracy", lambda p, y, n: sum((p[y == c] == c).float().mean() for c in range(n)) / n, "0/0 = nan"),
+    ("split_by_source", lambda s, c, h: (~torch.isin(s, h), torch.isin(s, h)), "test set has augmented copies"),
+    (
+        "split_by_source",
+        lambda s, c, h: (~(torch.isin(s, h) & ~c), torch.isin(s, h) & ~c),
+        "Copies of test photographs are in your training set",
+    ),
+    ("split_by_source", at_random, "Called again with the same input"),
+    ("standardise_by_training", lambda x, t: (x - x.mean(0)) / x.std(0), "those of all examples"),
+    ("standardise_by_training", lambda x, t: (x - x[t].mean(0)) / x[t].std(0, correction=0), "has the spread 0"),
+    ("standardise_by_training", lambda x, t: (x - x[t].mean(0)) / x[t].std(0).clamp(min=1e-6), "divides by N − 1"),
+    ("product_of_experts", averaged, "The variances are averaged"),
+    ("product_of_experts", averaged, "The mean is the plain average"),
+    ("product_of_experts", without_the_prior, "The mean leaves the prior out"),
+    ("product_of_experts", lambda mu, v: (without_the_prior(mu, v)[0], v.sum(0)), "precisions are multiplied"),
+    ("distillation_loss", lambda s, t, T: kl_div(s, t, T).sum(1) / T**2, "T² is forgotten"),
+    ("distillation_loss", lambda s, t, T: kl_div(t, s, T).sum(1), "the wrong way round"),
+    ("distillation_loss", lambda s, t, T: kl_div(s, t, T).mean(1), "average over the classes"),
+    ("distillation_loss", lambda s, t, T: kl_div(s, t, T, reduction="batchmean"), "mean over the batch"),
+    ("distillation_loss", lambda s, t, T: T**2 * kl_div(s, T * t, T, square=0).sum(1), "Only the student is softened"),
+    ("distillation_loss", lambda s, t, T: T**2 * kl_div(T * s, t, T, square=0).sum(1), "Only the teacher is softened"),
+    (
+        "distillation_loss",
+        lambda s, t, T: F.cross_entropy(s, t.argmax(1), reduction="none"),
+        "the teacher finds likeliest",
+    ),
+    (
+        "distillation_loss",
+        lambda s, t, T: T**2 * kl_divergence(Categorical(logits=t / T), Categorical(logits=s / T)),
+        "its logarithm is infinite",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), SEEN)
+def test_mistake_is_recognised_as_a_learner_writes_it(name, answer, words):
+    verdict = judge(name, answer)
+    assert verdict.status == "wrong"
+    assert words in " ".join(verdict.message.split())
+
+
+CUT_OFF = [
+    ("unlabelled_bound", lambda b, a: (q_of(a).detach() * b).sum(1) + entropy_of(a), "through the entropy alone"),
+    ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1) + entropy_of(a).detach(), "back through the entropy"),
+    ("unlabelled_bound", lambda b, a: (q_of(a) * b.detach()).sum(1) + entropy_of(a), "comes back to the bounds"),
+    ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1) + torch.special.entr(q_of(a)).sum(1), "0 · inf = nan"),
+    ("unlabelled_bound", lambda b, a: bound_below_the_best(b, a).tolist(), "No gradient comes back at all"),
+    ("balanced_cross_entropy", lambda a, y, n: weighted_in_loops(a, y, n).item(), "training changes nothing"),
+    ("distillation_loss", lambda s, t, T: kl_div(s.detach(), t, T).sum(1), "so it learns nothing"),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), CUT_OFF)
+def test_right_values_without_the_right_gradients_are_wrong(name, answer, words):
+    verdict = judge(name, answer)
+    assert verdict.status == "wrong"
+    assert re.search(r"the (values are|value is) right, but on input \d+ of", " ".join(verdict.message.split()))
+    assert words in " ".join(verdict.message.split())
