@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Measurement
-from notebooks.execute import execute, find
+from notebooks.execute import execute, find, main
 
 
 def seconds(name: str) -> float:
@@ -33,3 +35,15 @@ def measured(names: Sequence[str], runs: int, joined: Callable[[Sequence[float]]
     turns = [[seconds(name) for name in names] for _ in range(runs)]
     notes = [f"{name}: {median(column):.0f} s" for name, column in zip(names, zip(*turns))]
     return Measurement([joined(turn) for turn in turns], note=", ".join(notes))
+
+
+def course_minutes(runs: int) -> Measurement:
+    """All notebooks as `python run.py course` executes them, after it has set everything up: minutes."""
+    minutes = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        with TemporaryDirectory() as folder:
+            if main(["--to", folder]):
+                raise RuntimeError("a notebook does not run to its end, so the course has no time")
+        minutes.append((time.perf_counter() - started) / 60)
+    return Measurement(minutes, note=f"{len(find([]))} notebooks")

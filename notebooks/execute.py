@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL
@@ -25,6 +26,7 @@ from typing import NamedTuple
 import nbformat
 import psutil
 from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_core.utils import ensure_event_loop
 from nbclient import NotebookClient, exceptions
 from nbformat import NotebookNode
 
@@ -32,6 +34,7 @@ from dgm_lib import results
 
 FOLDER = Path(__file__).resolve().parent
 CELL_SECONDS = 600
+MOST_WORKERS = 4  # a kernel takes up to 1.5 GB
 KERNEL = {
     "display_name": "Python 3 (ipykernel)",
     "language": "python",
@@ -217,7 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         paths = find(options.names)
         width = max((len(path.stem) for path in paths), default=0)
-        failures = [report(path, options.to, width) for path in paths]
+        with ThreadPoolExecutor(workers(options.to)) as pool:  # each drives a kernel
+            done = zip(paths, pool.map(attempt, paths))
+            failures = [report(path, run, options.to, width) for path, run in done]
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -230,6 +235,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(failures))
 
 
+def workers(folder: Path | None) -> int:
+    """How many notebooks run at a time: one where seconds are stored with them."""
+    return min(MOST_WORKERS, os.cpu_count() or 1) if folder else 1
+
+
+def attempt(path: Path) -> Run | str:
+    """Executes; the reason where it cannot be executed at all."""
+    try:
+        return execute(path)
+    except (ValueError, OSError) as error:
+        return str(error)
+    finally:
+        ensure_event_loop().close()  # nbclient made it for this thread
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Executes notebooks in new kernels.")
@@ -240,23 +260,29 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def report(path: Path, folder: Path | None, width: int) -> str:
-    """Executes, writes and prints a line; returns why the notebook failed, if so."""
-    print(f"{path.stem:<{width}}", end="", flush=True)
+def report(path: Path, run: Run | str, folder: Path | None, width: int) -> str:
+    """Writes what was executed and prints a line; returns why it failed, if so."""
+    print(f"{path.stem:<{width}}", end="")
     try:
-        run = execute(path)
-        failure = run.failure or ("" if folder else stain(run.notebook))
-        if folder or not failure:
-            place = folder / path.name if folder else path
-            write(run.notebook, place)
-            keep(run.results, place.with_name("results.json"))
-        print(f"  {run.seconds:6.1f} s  {run.peak_mb:6,.0f} MB", flush=True)
-    except (ValueError, OSError) as error:  # no notebook, or no place to write
+        failure = run if isinstance(run, str) else stored(path, run, folder)
+    except OSError as error:  # no place to write
         failure = str(error)
-        print()
+    if isinstance(run, Run):
+        print(f"  {run.seconds:6.1f} s  {run.peak_mb:6,.0f} MB", end="")
+    print(flush=True)
     if failure:
         kept = "" if folder else "\n    not stored: the file is as it was"
         print(f"    {failure}{kept}", flush=True)
+    return failure
+
+
+def stored(path: Path, run: Run, folder: Path | None) -> str:
+    """Writes to the folder, or in place what may stand there; what is wrong with it."""
+    failure = run.failure or ("" if folder else stain(run.notebook))
+    if folder or not failure:
+        place = folder / path.name if folder else path
+        write(run.notebook, place)
+        keep(run.results, place.with_name("results.json"))
     return failure
 
 
@@ -264,5 +290,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print()
-        sys.exit(130)
+        print(flush=True)
+        os._exit(130)  # at once: kernels end with the process that started them

@@ -472,6 +472,25 @@ def test_what_a_notebook_records_is_kept_beside_it_in_the_place_of_what_it_had_r
     assert results.read(tmp_path / "executed" / "results.json") == {"01": {"b": {"nats": 3}}}
 
 
+def test_a_course_runs_two_notebooks_at_a_time_and_reports_them_in_order(
+    notebook_runner, tmp_path, monkeypatch, capsys
+):
+    """Each waits for what the other one writes, so that neither would end alone."""
+    monkeypatch.setattr(notebook_runner.os, "cpu_count", lambda: 2)
+    for name, other in (("01", "02"), ("02", "01")):
+        source = (
+            "import time\nfrom pathlib import Path\n\nfrom dgm_lib.results import record\n\n"
+            f"Path({str(tmp_path / name)!r}).touch()\n"
+            f"while not Path({str(tmp_path / other)!r}).exists():\n    time.sleep(0.05)\n"
+            f"record({name!r}, {{'model': {{'nats': 1.0}}}})"
+        )
+        nbformat.write(new_notebook(cells=[new_code_cell(source)]), tmp_path / f"{name}_a.ipynb")
+    paths = [str(tmp_path / f"{name}_a.ipynb") for name in ("01", "02")]
+    assert notebook_runner.main(["--to", str(tmp_path / "executed"), *paths]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["01_a", "02_a"]
+    assert list(results.read(tmp_path / "executed" / "results.json")) == ["01", "02"]
+
+
 def test_a_kernel_that_dies_and_a_cell_that_hangs_are_named(notebook_runner, tmp_path):
     for name, source in {"dies": "import os\n\nos._exit(3)", "hangs": "while True:\n    pass"}.items():
         nbformat.write(new_notebook(cells=[new_code_cell(source)]), tmp_path / name)
