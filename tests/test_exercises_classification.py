@@ -45,9 +45,10 @@ def posterior_in_loops(log_p, prior):
     return torch.tensor(rows)
 
 
-def evidence_by_the_first_class(log_likelihood, prior):
+def evidence_by_the_likeliest_class(log_likelihood, prior):
     posterior = reference("bayes_posterior")(log_likelihood[..., None].double(), prior.double())
-    return log_likelihood[:, 0] + prior[0].log() - posterior[:, 0].log()
+    largest, label = posterior.max(1)
+    return log_likelihood[range(len(label)), label] + prior[label].log() - largest.log()
 
 
 def shifted_by_bayes(logits, old, new):
@@ -237,7 +238,7 @@ ALTERNATIVES = {
         lambda log_p, prior: (log_p + prior.log()[:, None] / log_p.shape[2]).sum(2).softmax(1),
     ],
     "log_evidence": [
-        evidence_by_the_first_class,
+        evidence_by_the_likeliest_class,
         lambda log_p, prior: np.logaddexp.reduce(log_p.double().numpy() + np.log(prior.numpy()), axis=1),
         lambda log_p, prior: ((log_p - log_p.amax(1, keepdim=True)).exp() @ prior).log() + log_p.amax(1),
         lambda log_p, prior: torch.logsumexp(log_p.double() + prior.double().log(), dim=-1),
@@ -436,6 +437,34 @@ def naive_bayes_by_exp(log_p, prior):
     return joint / joint.sum(dim=1, keepdim=True)
 
 
+def by_exp_less(joint, level):
+    weights = torch.exp(joint - level)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def calibration_with_empty_intervals(probs, y, bins):
+    confidence, label = probs.max(1)
+    total = 0.0
+    for b in range(bins):
+        inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
+        gap = (label == y)[inside].float().mean() - confidence[inside].mean()
+        total += inside.float().mean() * gap.abs()
+    return total
+
+
+def known_or_impossible(x, known, mu, cov):
+    values = known_by_distributions(x, known, mu, cov)
+    return [value if seen.any() else torch.tensor(-math.inf) for value, seen in zip(values, known)]
+
+
+def range_by_softmax(lower, upper, prior):
+    ends = []
+    for own, others in ((lower, upper), (upper, lower)):
+        corners = [others.index_copy(1, torch.tensor([c]), own[:, [c]]) for c in range(len(prior))]
+        ends.append(torch.stack([(corner + prior.log()).softmax(1)[:, c] for c, corner in enumerate(corners)], 1))
+    return ends
+
+
 def calibration_with(probs, y, bins, *, confidence=None, weigh=lambda n, total: n / total, distance=abs):
     confidence = probs.max(1).values if confidence is None else confidence
     total = 0.0
@@ -487,6 +516,11 @@ def rolled_back(energy_data, energy_model, limit, *, broken):
     return next((i - 1 for i, gap in enumerate(gaps) if broken(gap, limit)), len(gaps) - 1)
 
 
+def rolled_back_where(energy_data, energy_model, limit, *, asked):
+    broken = asked(energy_data, energy_model) | ((energy_data - energy_model).abs() > limit)
+    return broken.tolist().index(True) - 1 if broken.any() else len(broken) - 1
+
+
 SEEN = [
     ("bayes_posterior", lambda log_p, prior: torch.softmax(log_p.sum(-1), dim=-1), "The prior is forgotten"),
     ("bayes_posterior", lambda log_p, prior: F.softmax(log_p.sum(2) + prior, dim=1), "without its logarithm"),
@@ -499,7 +533,24 @@ SEEN = [
     ("bayes_posterior", lambda log_p, prior: F.softmax(log_p.sum(-1) + torch.log(prior), 0), "over the batch"),
     ("bayes_posterior", lambda log_p, prior: F.softmax(log_p.sum(-1) + (prior + 1e-8).log(), 1), "small constant"),
     ("bayes_posterior", lambda log_p, prior: (log_p + prior.log()[None, :, None]).sum(2).softmax(1), "for each pixel"),
+    (
+        "bayes_posterior",
+        lambda log_p, prior: by_exp_less(log_p.sum(2) + prior.log(), (log_p.sum(2) + prior.log()).max()),
+        "of the whole batch",
+    ),
+    (
+        "bayes_posterior",
+        lambda log_p, prior: by_exp_less(log_p.sum(2) + prior.log(), log_p.sum(2).mean(1, keepdim=True)),
+        "The least or the mean of a row",
+    ),
+    (
+        "bayes_posterior",
+        lambda log_p, prior: F.one_hot((log_p.sum(2) + prior.log()).argmax(1), len(prior)),
+        "all to the most probable class",
+    ),
     ("log_evidence", lambda a, prior: torch.logsumexp(a, -1), "The prior is missing"),
+    ("log_evidence", lambda a, prior: ((a - a.max()).exp() @ prior).log() + a.max(), "of the whole batch"),
+    ("log_evidence", lambda a, prior: (a + prior.clamp(min=1e-3).log()).logsumexp(1), "keeps a share from being 0"),
     ("log_evidence", lambda a, prior: torch.log((torch.exp(a) * prior).sum(-1)), "e^-1000 is 0"),
     ("log_evidence", lambda a, prior: (a + prior.log()).max(1).values, "max in place of the sum"),
     ("log_evidence", lambda a, prior: (a * prior).sum(1), "Jensen"),
@@ -508,6 +559,12 @@ SEEN = [
     ("shifted_posterior", lambda a, old, new: F.softmax(a + torch.log(old / new), -1), "stands upside down"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a, -1) * new / old, "do not normalise again"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a + new - old, -1), "not the shares themselves"),
+    (
+        "shifted_posterior",
+        lambda a, old, new: by_exp_less(a + new.log() - old.log(), a.max()),
+        "of the whole batch",
+    ),
+    ("calibration_error", calibration_with_empty_intervals, "The mean over an empty interval is nan"),
     ("calibration_error", lambda p, y, bins: calibration_with(p, y, bins, distance=float), "keep their signs"),
     ("calibration_error", lambda p, y, bins: calibration_with(p, y, bins, weigh=lambda n, N: 1 / bins), "empty ones"),
     (
@@ -519,6 +576,12 @@ SEEN = [
     ("known_log_likelihood", lambda *a: known_as_whole_images(*a, fill=lambda mu: mu), "filled with their mean"),
     ("known_log_likelihood", lambda *a: known_as_whole_images(*a, fill=torch.zeros_like), "seen black"),
     ("known_log_likelihood", known_by_the_precision, "of the inverse"),
+    ("known_log_likelihood", known_or_impossible, "as if it were impossible"),
+    (
+        "honest_test_loss",
+        lambda a, y, split, T: min(F.cross_entropy(a / t, y) for t in T),
+        "split does not appear",
+    ),
     ("honest_test_loss", lambda *a: best_loss(*a, on=0), "chosen on the training data"),
     ("honest_test_loss", lambda *a: best_loss(*a, on=2), "chosen on the test data"),
     ("honest_test_loss", lambda *a: best_loss(*a, on=1, reported=1), "You report the validation loss"),
@@ -529,6 +592,10 @@ SEEN = [
     ),
     ("posterior_range", lambda low, high, prior: range_in_loops(low, high, torch.ones_like(prior)), "prior is missing"),
     ("posterior_range", lambda *a: range_in_loops(*a)[::-1], "exchanged"),
+    ("posterior_range", range_by_softmax, "a softmax of ∞ is nan"),
+    ("posterior_range", lambda *a: [end.nan_to_num() for end in range_by_softmax(*a)], "makes a 0 of nan"),
+    ("energy_of_logits", lambda a: -(a - a.max()).exp().sum(1).log() - a.max(), "of the whole batch"),
+    ("energy_of_logits", lambda a: -(a.exp().sum(1) + 1e-8).log(), "e^2000 is infinite"),
     ("energy_of_logits", lambda a: torch.logsumexp(a, -1), "The energy is its negative"),
     ("energy_of_logits", lambda a: -a.max(-1).values, "best class alone"),
     ("energy_of_logits", lambda a: -F.log_softmax(a, -1).logsumexp(-1), "all your energies are 0"),
@@ -555,6 +622,8 @@ SEEN = [
     ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: abs(gap) > limit), "passes as sound"),
     ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: not gap <= limit), "of the data above"),
     ("rollback_epoch", lambda *a: rollback_in_a_loop(*a) + 1, "first broken epoch itself"),
+    ("rollback_epoch", lambda *a: rolled_back_where(*a, asked=lambda a, b: a.isinf() | b.isinf()), "lets it pass"),
+    ("rollback_epoch", lambda *a: rolled_back_where(*a, asked=lambda a, b: ~a.isfinite()), "Only one of the two"),
 ]
 
 
