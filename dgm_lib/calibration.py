@@ -61,13 +61,16 @@ def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> flo
 def fit_temperature(logits: Tensor, y: Tensor) -> float:
     """T for which softmax(logits / T) gives the labels the greatest likelihood; accuracy does not change.
 
-    Fit it on validation data. The likelihood is concave in 1/T, so that its slope is halved upon. T lies in
-    0.01 … 1000, at an end of it where no T is the best, as for logits that are all right. Guo et al. 2017, section 4.2.
+    Fit it on validation data. Guo et al. 2017, section 4.2. The likelihood is concave in 1/T, so that its slope is
+    halved upon, for T in 0.01 … 1000. Where all labels are right it grows without end as T falls, and 1 is given: such
+    data say nothing against the logits as they are.
     """
     check_logits(logits, y)
     logits = logits.detach().double()
-    low, high = math.log(COLDEST), math.log(HOTTEST)
+    if (logits.argmax(1) == y).all():
+        return 1.0
     lead = logits.gather(1, y[:, None]) - logits  # of the right class over each, (N, K)
+    low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(60):
         middle = (low + high) / 2
         slope = ((logits / math.exp(middle)).softmax(1) * lead).sum()  # of the log-likelihood, in 1/T

@@ -41,11 +41,12 @@ class JointEnergyModel(nn.Module):
     weight: of −log p(x) beside −log p(y|x); 0 trains a plain classifier, and moves no chain.
     widest_gap: nats that E(data)/T and E(chains)/T may be apart, in the mean. Beyond it, or where a chain or an energy
     is not finite, the run has diverged and `loss` is infinite: fit(…, checkpoint=…, retries=…) then goes back to its
-    last good epoch, chains included, with half the learning rate.
+    last good epoch, chains included, with half the learning rate. A healthy run of digits stays below 10 nats; where
+    the limit is far wider, the state that is kept may be lost already.
     Raises ValueError for a density without logits, or with another number of them.
     """
 
-    def __init__(self, density: EnergyModel, n_classes: int, *, weight: float = 1.0, widest_gap: float = 100.0):
+    def __init__(self, density: EnergyModel, n_classes: int, *, weight: float = 1.0, widest_gap: float = 20.0):
         super().__init__()
         if not 0 <= weight < math.inf or not widest_gap > 0:
             raise ValueError(f"weight is {weight:g}, widest_gap {widest_gap:g}: they must be ≥ 0, finite, and > 0")

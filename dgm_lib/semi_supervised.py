@@ -93,7 +93,7 @@ class M2(nn.Module):
         """`joint_elbo` with every label: (B, *shape) -> (B, K) nats.
 
         All labels share one ε in z = μ + σ ε. Each bound stays unbiased, and their differences, which are all that
-        q(y|x) learns from, lose the noise of two draws: that of two reconstructions is larger than what a label is worth.
+        q(y|x) learns from, lose the noise of two draws, which is larger than what a label is worth.
         """
         k, n = self.n_classes, len(x)
         x, y = repeated(x, k), torch.arange(k, device=x.device).repeat_interleave(n)  # (K·B, *shape), (K·B,)

@@ -62,10 +62,10 @@ def test_no_other_temperature_is_likelier():
     assert mean(best) < min(mean(best * 1.01), mean(best / 1.01))
 
 
-def test_where_no_temperature_is_best_an_end_is_given():
+def test_logits_that_are_all_right_are_left_as_they_are():
     logits = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-    assert calibration.fit_temperature(logits, torch.tensor([0, 1])) == pytest.approx(0.01)
-    assert calibration.fit_temperature(logits, torch.tensor([1, 0])) == pytest.approx(1000)
+    assert calibration.fit_temperature(logits, torch.tensor([0, 1])) == 1
+    assert calibration.fit_temperature(logits, torch.tensor([1, 0])) == pytest.approx(1000)  # worse than none
 
 
 def test_what_are_no_logits_is_refused():

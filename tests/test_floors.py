@@ -16,7 +16,7 @@ FLOORS = (
     {"runtime", "nets", "distributions", "samplers", "em"},
     {
         *("rbm", "energy", "latent", "vae", "vq_vae", "gan", "vae_gan", "baselines", "sequences"),
-        *("classify", "semi_supervised", "joint_vae", "joint_energy"),
+        *("classify", "semi_supervised", "semi_gan", "joint_vae", "joint_energy"),
     },
     {
         *("datasets", "checkpoint", "train", "metrics", "two_sample", "representations", "plots"),
@@ -30,7 +30,6 @@ BESIDE = {
     ("vae_gan", "vae"),
     ("vae_gan", "gan"),
     ("semi_supervised", "vae"),
-    ("joint_vae", "vae"),
     ("joint_energy", "energy"),
     ("train", "checkpoint"),
     ("plots", "train"),

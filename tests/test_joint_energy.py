@@ -43,7 +43,7 @@ def close(actual, expected, **tolerances):
     torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
 
 
-def model(net=None, shape=(2,), n_classes=3, *, weight=1.0, widest_gap=100.0, **settings) -> JointEnergyModel:
+def model(net=None, shape=(2,), n_classes=3, *, weight=1.0, widest_gap=20.0, **settings) -> JointEnergyModel:
     torch.manual_seed(0)
     density = EnergyModel(LogitEnergy(net or MLP(2, 16, 3)), shape, **settings)
     return JointEnergyModel(density, n_classes, weight=weight, widest_gap=widest_gap)

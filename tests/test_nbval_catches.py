@@ -50,6 +50,19 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "wrong = low if self.box[0] <= low else high",
     ),
     ("08_vae_gan.ipynb", "vae_gan.py", "self.game_weight * game).mean()", "0 * game).mean()"),
+    (
+        "09_generative_classifiers.ipynb",
+        "classify.py",
+        "for c in range(self.n_classes)], 1) + self.prior.log()",
+        "for c in range(self.n_classes)], 1)",
+    ),
+    ("10_learning_from_little_data.ipynb", "joint_vae.py", "/ total, -total.log())", "/ total, total.log())"),
+    (
+        "11_your_classifier_is_an_energy_model.ipynb",
+        "joint_energy.py",
+        "return -self.classifier(x).logsumexp(1)",
+        "return self.classifier(x).logsumexp(1)",
+    ),
 ]
 
 SMALL = "small.ipynb"

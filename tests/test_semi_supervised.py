@@ -121,6 +121,28 @@ def test_what_a_wrong_q_of_the_latents_costs_is_its_kl():
     assert (joint.detach().mean() - kl).abs() < 4.5 * joint.detach().std() / len(joint) ** 0.5
 
 
+def test_a_label_that_changes_nothing_makes_no_difference():
+    """All labels share one draw: networks that do not look at the label give equal bounds, though each is noisy."""
+    m2 = latents_m2()
+    for net in (m2.vae.encoder.net, m2.vae.decoder.net):
+        with torch.no_grad():
+            net[1].weight[:, -2:] = 0  # what the label goes through
+    x = torch.randn(5, 3)
+    bounds = m2.class_elbos(x)
+    close(bounds[:, 0], bounds[:, 1])
+    assert not torch.allclose(bounds, m2.class_elbos(x))
+
+
+def test_bounds_of_all_labels_are_those_of_each():
+    m2 = gaussian_m2(q_shift=0.2)
+    x = examples(m2, 1).expand(20_000, -1)
+    bounds = m2.class_elbos(x).detach()
+    for c in range(CLASSES):
+        other = m2.joint_elbo(x, torch.full((len(x),), c)).detach()
+        error = (bounds[:, c].var() / len(x) + other.var() / len(x)).sqrt()
+        assert (bounds[:, c].mean() - other.mean()).abs() < 4.5 * error
+
+
 def test_the_default_prior_is_uniform():
     m2 = gaussian_m2()
     uniform = M2(m2.vae, m2.classifier)
