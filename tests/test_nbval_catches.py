@@ -60,8 +60,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     (
         "11_your_classifier_is_an_energy_model.ipynb",
         "joint_energy.py",
-        "return -self.classifier(x).logsumexp(1)",
-        "return self.classifier(x).logsumexp(1)",
+        "score_of(partial(self.energy, y=y))",
+        "score_of(self.energy)",
     ),
 ]
 

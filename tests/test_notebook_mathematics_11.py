@@ -138,3 +138,10 @@ def test_a_bound_for_each_class_gives_a_bound_of_all():
     truth = points(20, 4, seed=5)
     bound, log_prior = truth - points(20, 4, seed=6).abs(), torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log()
     assert ((bound + log_prior).logsumexp(1) <= (truth + log_prior).logsumexp(1)).all()
+
+
+def test_wrong_shares_alone_cost_half_the_log_of_four_times_their_product():
+    """Two modes of the right shape that do not overlap, ½ and ½ in the data: KL = −½ log(4 s (1 − s))."""
+    shape, share = torch.softmax(points(2, 5, seed=7), 1), torch.tensor([0.78, 0.22]).double()
+    data, model = 0.5 * shape, share[:, None] * shape  # one row a mode
+    close((data * (data / model).log()).sum(), -0.5 * (4 * share.prod()).log().item())
