@@ -353,7 +353,7 @@ FIGURES = (
     ),
     Figure(
         "few-labels-error",
-        "100 labels of glyphs: test error of a semi-supervised VAE over that of its classifier with the labels alone",
+        "100 labels of glyphs: test error of a semi-supervised GAN over that of its critic with the labels alone",
         "≤ 0.7; on MNIST ≤ 3.3 % error",
         "×",
         few_labels.few_labels_error,

@@ -96,7 +96,8 @@ class Noise(nn.Module):
 def critic_nets() -> tuple[nn.Module, nn.Module]:
     """The classifier of both, (B, 1, 16, 16) -> (B, 200) -> (B, 10), a smaller one than that of Salimans et al. 2016.
 
-    Their noise after every layer was half of a unit and more, which costs steps; chosen on validation images.
+    Theirs has noise of 0.5 in hidden layers and 0.3 on pixels: with it 14.8 % of the validation glyphs were wrong after
+    40 CPU seconds from random weights, with 0.2 everywhere 9.2 %.
     """
     layers: list[nn.Module] = [nn.Flatten(), Noise()]
     for n_in, n_out in pairwise([256, WIDTH, WIDTH // 2, WIDTH // 2]):
@@ -136,7 +137,10 @@ def trained_alone(net: nn.Module, labelled: Split, seed: int) -> nn.Module:
 
 
 def trained_gan(body: nn.Module, head: nn.Module, labelled: Split, unlabelled: Tensor, seed: int) -> nn.Module:
-    """The GAN whose critic begins with what the labels alone have taught it."""
+    """The GAN whose critic begins with what the labels alone have taught it.
+
+    Of the validation glyphs, 5.6 % were wrong after about a minute; 6.0 % with weight 1 and entropy 0.3.
+    """
     model = SemiGAN(generator_net(), body, head, StandardNormal(LATENTS), K, weight=1.5, entropy=1.0)
     batches = mixed_batches(
         labelled.x, labelled.y, unlabelled, batch_labelled=50, batch_unlabelled=100, seed=seed, transform=view

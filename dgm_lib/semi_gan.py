@@ -36,7 +36,8 @@ class SemiGAN(nn.Module):
     generator: (B, D) -> (B, *shape), in the range of the data, so for pixels with a sigmoid at the end.
     body: φ, (B, *shape) -> (B, F) features. head: (B, F) -> (B, K) logits. The classifier is head(body(x)).
     prior: what z is drawn from; it has n_latents = D and sample(n).
-    weight: of the two terms that tell data from what was made. entropy: weight of the entropy of p(y|x).
+    weight: of the two terms that tell data from what was made. entropy: weight of the entropy of p(y|x); it hardens
+    what the critic says already, so train on the labels alone first.
     It is trained with one `Objective` of critic_loss, whose optimizer has the parameters of body and head, and one of
     generator_loss. Noise in the body, as of dropout, is what keeps it from learning few labels by heart.
     Raises ValueError where the networks do not fit each other.

@@ -19,6 +19,7 @@ from dgm_lib.joint_vae import JointVAE, Labels, Modality
 from dgm_lib.latent import PPCA, GaussianMixture
 from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic, ResidualNet
 from dgm_lib.rbm import RBM, BinaryUnits
+from dgm_lib.semi_gan import SemiGAN
 from dgm_lib.semi_supervised import M2
 from dgm_lib.train import Objective
 from dgm_lib.vae import VAE
@@ -178,6 +179,19 @@ def semi_supervised() -> Family:
     return Family(model, {"−bound": Objective(model.loss, adam(model))}, split)
 
 
+def semi_gan() -> Family:
+    """A critic with one logit a class; every other picture has no label."""
+    split = pictures()
+    split.y[::2] = -1
+    generator = nn.Sequential(MLP(4, 16, (1, 8, 8)), nn.Sigmoid())
+    model = SemiGAN(generator, MLP(64, 16), nn.Sequential(nn.SiLU(), nn.Linear(16, 3)), StandardNormal(4), 3)
+    objectives = {
+        "critic": Objective(model.critic_loss, adam(nn.ModuleList([model.body, model.head]))),
+        "generator": Objective(model.generator_loss, adam(model.generator)),
+    }
+    return Family(model, objectives, split)
+
+
 def joint_vae() -> Family:
     """A picture and its label as two observations of one z."""
     image = Modality(MLP(64, 16, 8), MLP(4, 16, (2, 8, 8)), partial(logistic_pixels, levels=17))
@@ -212,6 +226,7 @@ FAMILIES: dict[str, Callable[[], Family]] = {
     "energy model": energy_model,
     "noise contrast": noise_contrast,
     "semi-supervised VAE": semi_supervised,
+    "semi-supervised GAN": semi_gan,
     "VAE of two modalities": joint_vae,
     "joint energy model": joint_energy,
 }
