@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.distributions import at_least_float32, check_labels, check_possible
+from dgm_lib.distributions import at_least_float32, check_labels, check_possible, check_prior
 from dgm_lib.nets import explained, one_number
 from dgm_lib.samplers import check_known
 
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
-SUM = 1e-4  # by which rounding may move the sum of a prior from 1
 NUMBERS = 2**24  # of the covariances that are factorised together where each example has gaps of its own: 64 MB
 
 
@@ -166,20 +165,6 @@ def estimate_prior(logits: Tensor, old: Tensor, *, steps: int = 1000, tolerance:
         if (prior - before).abs().max() <= tolerance:
             break
     return prior
-
-
-def check_prior(prior: Tensor, n_classes: int) -> None:
-    """Raises ValueError unless these are the probabilities of n_classes classes, (K,)."""
-    if prior.shape != (n_classes,) or not prior.is_floating_point():
-        raise ValueError(
-            f"the prior is {prior.dtype} of shape {tuple(prior.shape)}: it must be {n_classes} floats, one a class"
-        )
-    wrong = (~(prior >= 0)).nonzero()
-    if len(wrong):
-        c = int(wrong[0])
-        raise ValueError(f"the prior of class {c} is {prior[c].item():g}: a probability must be ≥ 0")
-    if abs(prior.sum().item() - 1) > SUM:
-        raise ValueError(f"the prior sums to {prior.sum().item():g}: it must sum to 1, so divide it by its sum")
 
 
 # ---- a Gaussian for each class -------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+NO_LABEL = -1  # what y holds of an example whose label is not known
+SUM = 1e-4  # by which rounding may move the sum of probabilities from 1
+
 # ---- priors --------------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +106,28 @@ def check_labels(y: Tensor, n: int, n_classes: int) -> None:
     wrong = y[(y < 0) | (y >= n_classes)]
     if len(wrong):
         raise ValueError(f"a label is {int(wrong[0])}, but the {n_classes} classes are 0 … {n_classes - 1}")
+
+
+def check_some_labels(y: Tensor, n: int, n_classes: int) -> None:
+    """Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64; −1 means that it is not known."""
+    check_labels(y.clamp(min=0), n, n_classes)
+    wrong = y[y < NO_LABEL]
+    if len(wrong):
+        raise ValueError(f"a label is {int(wrong[0])}: it must be one of 0 … {n_classes - 1}, or −1 for no label")
+
+
+def check_prior(prior: Tensor, n_classes: int) -> None:
+    """Raises ValueError unless these are the probabilities of n_classes classes, (K,)."""
+    if prior.shape != (n_classes,) or not prior.is_floating_point():
+        raise ValueError(
+            f"the prior is {prior.dtype} of shape {tuple(prior.shape)}: it must be {n_classes} floats, one a class"
+        )
+    wrong = (~(prior >= 0)).nonzero()
+    if len(wrong):
+        c = int(wrong[0])
+        raise ValueError(f"the prior of class {c} is {prior[c].item():g}: a probability must be ≥ 0")
+    if abs(prior.sum().item() - 1) > SUM:
+        raise ValueError(f"the prior sums to {prior.sum().item():g}: it must sum to 1, so divide it by its sum")
 
 
 def check_condition(y: Tensor | None, n: int, n_classes: int | None, model: str) -> None:

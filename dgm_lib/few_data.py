@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from dgm_lib.datasets.core import check_sizes, epoch_order, n_batches
-from dgm_lib.distributions import check_labels
+from dgm_lib.distributions import NO_LABEL, check_labels
 from dgm_lib.runtime import derive_seed
-
-NO_LABEL = -1  # what y holds of an example whose label is not known
 
 # ---- which examples ------------------------------------------------------------------------------------------------
 

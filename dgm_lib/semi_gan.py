@@ -24,10 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from dgm_lib.distributions import at_least_float32, check_examples, check_labels
+from dgm_lib.distributions import NO_LABEL, at_least_float32, check_examples, check_some_labels
 from dgm_lib.nets import explained, frozen
-
-NO_LABEL = -1
 
 
 class SemiGAN(nn.Module):
@@ -121,9 +119,7 @@ def split_labels(y: Tensor, n: int, n_classes: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64, and a −1 among them.
     """
-    check_labels(y.clamp(min=NO_LABEL + 1), n, n_classes)
-    if n and y.min() < NO_LABEL:
-        raise ValueError(f"a label is {int(y.min())}: it must be one of 0 … {n_classes - 1}, or −1 for no label")
+    check_some_labels(y, n, n_classes)
     there, missing = (y != NO_LABEL).nonzero()[:, 0], (y == NO_LABEL).nonzero()[:, 0]
     if not len(missing):
         raise ValueError("all examples of the batch have a label: mix in some whose label is −1, which the GAN is for")

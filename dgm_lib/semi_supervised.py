@@ -19,12 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.distributions import at_least_float32, check_examples, check_labels
+from dgm_lib.distributions import NO_LABEL, at_least_float32, check_examples, check_prior, check_some_labels
 from dgm_lib.nets import explained
 from dgm_lib.vae import VAE, repeated
-
-NO_LABEL = -1
-ROUNDING = 1e-4  # by which probabilities in float32 may miss the sum 1
 
 
 class M2(nn.Module):
@@ -178,23 +175,11 @@ class OnLatents(nn.Module):
 # ---- what is let in ------------------------------------------------------------------------------------------------
 
 
-def check_some_labels(y: Tensor, n: int, n_classes: int) -> None:
-    """Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64; −1 means that it is not known."""
-    check_labels(y.clamp(min=0), n, n_classes)
-    wrong = y[y < NO_LABEL]
-    if len(wrong):
-        raise ValueError(f"a label is {int(wrong[0])}: it must be one of 0 … {n_classes - 1}, or −1 for no label")
-
-
 def log_class_prior(prior: Tensor | None, n_classes: int) -> Tensor:
     """log p(y), (K,). Raises ValueError unless the prior is a distribution in which each class can happen."""
     if prior is None:
         return torch.full((n_classes,), -math.log(n_classes))
-    if prior.shape != (n_classes,):
-        raise ValueError(f"the prior has the shape {tuple(prior.shape)}: give one probability for each of {n_classes}")
-    if not (prior > 0).all() or abs(float(prior.sum()) - 1) > ROUNDING:
-        raise ValueError(
-            f"the prior is {[round(p, 4) for p in prior.tolist()]}, with the sum {float(prior.sum()):.6g}: each class "
-            "must have a probability above 0, and they must sum to 1"
-        )
+    check_prior(prior, n_classes)
+    if not prior.all():
+        raise ValueError(f"the prior of class {int(prior.argmin())} is 0: a class that never happens has no bound")
     return prior.log()

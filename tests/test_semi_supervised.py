@@ -307,11 +307,11 @@ def test_examples_of_another_shape():
 @pytest.mark.parametrize(
     ("prior", "said"),
     [
-        (torch.tensor([0.5, 0.3, 0.3]), "with the sum 1.1"),
-        (torch.tensor([0.5, 0.5, 0.0]), "above 0"),
-        (torch.tensor([0.7, 0.6, -0.3]), "above 0"),
-        (torch.tensor([0.5, 0.5]), "one probability for each of 3"),
-        (torch.tensor([0.5, 0.5, torch.nan]), "above 0"),
+        (torch.tensor([0.5, 0.3, 0.3]), "sums to 1.1"),
+        (torch.tensor([0.5, 0.5, 0.0]), "of class 2 is 0: a class that never happens"),
+        (torch.tensor([0.7, 0.6, -0.3]), "of class 2 is -0.3"),
+        (torch.tensor([0.5, 0.5]), "it must be 3 floats, one a class"),
+        (torch.tensor([0.5, 0.5, torch.nan]), "must be ≥ 0"),
     ],
 )
 def test_a_prior_that_is_none(prior, said):
