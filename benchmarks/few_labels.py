@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from statistics import mean, median
+from statistics import mean
 from time import process_time
 
 import torch
@@ -19,7 +19,6 @@ from dgm_lib import datasets, metrics
 from dgm_lib.augmentation import shifted
 from dgm_lib.classify import Classifier
 from dgm_lib.datasets import Data, Split
-from dgm_lib.datasets.published import is_present
 from dgm_lib.distributions import StandardNormal
 from dgm_lib.few_data import few_labels, mixed_batches
 from dgm_lib.semi_gan import SemiGAN
@@ -27,37 +26,39 @@ from dgm_lib.train import Objective, averaged, fit
 
 K, N_PER_CLASS, SHAPE = 10, 10, (1, 16, 16)
 IMAGES = 20_000  # of MNIST that are seen without a label: as many as glyphs has
-STEPS, EPOCHS = 5000, 25
+STEPS, EPOCHS = 5000, 75
 LATENTS, WIDTH, NOISE = 50, 400, 0.2
-PUBLISHED = 0.033  # M1+M2 on MNIST, Kingma et al. 2014, table 1
 
 
 def few_labels_error(runs: int) -> Measurement:
-    """Test error of the semi-supervised GAN over that of its critic trained on the labels alone: glyphs, and MNIST.
+    """Test error of the semi-supervised GAN over that of its critic trained on the labels alone, on glyphs.
 
     100 labels in all are ten for each class, as on MNIST in the literature. So `glyphs` are its ten digits: with all 36
-    classes there would be fewer than three for each, and 0 and O, 1 and I are told apart by little. MNIST is measured
-    where it is present.
+    classes there would be fewer than three for each, and 0 and O, 1 and I are told apart by little.
     """
-    torch.set_num_threads(1)
-    glyphs = compared(datasets.load("glyphs", classes="0123456789"), runs)
-    ratios = [gan / alone for alone, gan in glyphs]
-    note, holds = f"glyphs: {in_words(glyphs)}", median(ratios) <= 0.7
-    if is_present("mnist"):
-        mnist = compared(datasets.load("mnist"), runs)
-        holds = holds and median(gan for _, gan in mnist) <= PUBLISHED
-        note += f"; MNIST: {in_words(mnist)}"
-    return Measurement(ratios, range(runs), f"{note}; {process_time():.0f} CPU seconds", holds=holds)
+    found = compared(datasets.load("glyphs", classes="0123456789"), runs)
+    return Measurement([gan / alone for alone, gan in found], range(runs), in_words(found))
+
+
+def few_labels_mnist(runs: int) -> Measurement:
+    """Test error of the semi-supervised GAN on MNIST, in %, with the settings that glyphs chose.
+
+    Kingma et al. 2014, table 1, have 3.33 % with M1+M2, which sees all 50,000 images.
+    """
+    found = compared(datasets.load("mnist"), runs)
+    return Measurement([100 * gan for _, gan in found], range(runs), in_words(found))
 
 
 def in_words(errors: list[tuple[float, float]]) -> str:
     """Means over the draws of labels, and their range."""
     words = [f"{mean(values):.1%} ({min(values):.1%}–{max(values):.1%})" for values in zip(*errors)]
-    return f"labels alone {words[0]}, semi-supervised GAN {words[1]}"
+    seconds = process_time() / len(errors)
+    return f"labels alone {words[0]}, semi-supervised GAN {words[1]}; {seconds:.0f} CPU seconds a draw"
 
 
 def compared(data: Data, runs: int) -> list[tuple[float, float]]:
     """For each draw of labels, the test errors of the classifier that saw them alone, and of the GAN's critic."""
+    torch.set_num_threads(1)
     return [errors(data, data.test, seed) for seed in range(runs)]
 
 
@@ -139,7 +140,8 @@ def trained_alone(net: nn.Module, labelled: Split, seed: int) -> nn.Module:
 def trained_gan(body: nn.Module, head: nn.Module, labelled: Split, unlabelled: Tensor, seed: int) -> nn.Module:
     """The GAN whose critic begins with what the labels alone have taught it.
 
-    Of the validation glyphs, 5.6 % were wrong after about a minute; 6.0 % with weight 1 and entropy 0.3.
+    Of the validation glyphs, 5.6 % were wrong after 25 epochs, 4.3 % after 75; 6.0 % after 25 with weight 1 and entropy
+    0.3.
     """
     model = SemiGAN(generator_net(), body, head, StandardNormal(LATENTS), K, weight=1.5, entropy=1.0)
     batches = mixed_batches(
