@@ -20,7 +20,7 @@ from dgm_lib.augmentation import shifted
 from dgm_lib.classify import Classifier
 from dgm_lib.datasets import Data, Split
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.few_data import few_labels, mixed_batches
+from dgm_lib.few_data import MixedBatches, few_labels
 from dgm_lib.semi_gan import SemiGAN
 from dgm_lib.train import Objective, averaged, fit
 
@@ -144,7 +144,7 @@ def trained_gan(body: nn.Module, head: nn.Module, labelled: Split, unlabelled: T
     0.3.
     """
     model = SemiGAN(generator_net(), body, head, StandardNormal(LATENTS), K, weight=1.5, entropy=1.0)
-    batches = mixed_batches(
+    batches = MixedBatches(
         labelled.x, labelled.y, unlabelled, batch_labelled=50, batch_unlabelled=100, seed=seed, transform=view
     )
     players = {

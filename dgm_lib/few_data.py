@@ -117,37 +117,25 @@ def _generator(seed: int) -> torch.Generator:
 # ---- labelled and unlabelled examples together ---------------------------------------------------------------------
 
 
-def mixed_batches(
-    x_labelled: Tensor,
-    y_labelled: Tensor,
-    x_unlabelled: Tensor,
-    *,
-    batch_labelled: int,
-    batch_unlabelled: int,
-    seed: int,
-    transform: Callable[[Tensor], Tensor] | None = None,
-) -> MixedBatches:
-    """Batches (x, y) of labelled examples followed by unlabelled ones, whose y is −1.
+class MixedBatches:
+    """Batches (x, y) of labelled examples followed by unlabelled ones, whose y is −1; one epoch a loop.
 
     An epoch is one pass over the unlabelled examples, without a last batch that is too small; the labelled ones go
-    round as often as that takes. transform: what makes a float batch of the resting x, such as a random shift.
+    round as often as that takes. As with `Batches`, the order follows from (seed, epoch), and processes share the
+    examples. transform: what makes a float batch of the resting x, such as a random shift.
     Raises ValueError where there are fewer unlabelled examples than a batch holds.
     """
-    return MixedBatches(x_labelled, y_labelled, x_unlabelled, batch_labelled, batch_unlabelled, seed, transform)
-
-
-class MixedBatches:
-    """One epoch a loop. As with `Batches`, its order follows from (seed, epoch), and processes share the examples."""
 
     def __init__(
         self,
         x_labelled: Tensor,
         y_labelled: Tensor,
         x_unlabelled: Tensor,
+        *,
         batch_labelled: int,
         batch_unlabelled: int,
         seed: int,
-        transform: Callable[[Tensor], Tensor] | None,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ):
         check_sizes(len(x_labelled), batch_labelled)
         check_sizes(len(x_unlabelled), batch_unlabelled)

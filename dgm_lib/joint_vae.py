@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib.distributions import StandardNormal, at_least_float32, diagonal_normal
+from dgm_lib.distributions import NO_LABEL, StandardNormal, at_least_float32, diagonal_normal
 from dgm_lib.nets import explained
 
 # ---- what it is made of --------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class JointVAE(nn.Module):
 
 def present(x: Tensor) -> Tensor:
     """Which examples are there, (B,) bool: not labels −1, and not those all of whose numbers are NaN."""
-    return ~x.flatten(1).isnan().all(1) if x.is_floating_point() else x != -1
+    return ~x.flatten(1).isnan().all(1) if x.is_floating_point() else x != NO_LABEL
 
 
 def filled(x: Tensor, there: Tensor) -> Tensor:

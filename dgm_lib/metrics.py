@@ -179,6 +179,17 @@ def nearest_distance(train: Tensor, x: Tensor, k: int = 1) -> Tensor:
     return torch.cat([_distances(train, rows, k) for rows in x.split(max(1, PAIRS // len(train)))])
 
 
+def class_distances(train: Tensor, y: Tensor, x: Tensor, n_classes: int) -> Tensor:
+    """Euclidean distance of each row of x to its nearest of each class: (N, …), (N,), (M, …) -> (M, K).
+
+    The class of the least is what 1-NN says. Cover & Hart 1967. Raises ValueError for a class without an example.
+    """
+    empty = (class_shares(y, n_classes) == 0).nonzero()
+    if len(empty):
+        raise ValueError(f"class {int(empty[0])} has no example, so none is the nearest: leave it out of n_classes")
+    return torch.stack([nearest_distance(train[y == c], x) for c in range(n_classes)], 1)
+
+
 def _distances(train: Tensor, rows: Tensor, k: int) -> Tensor:
     """nearest_distance of some rows. cdist is fast and rounds to about a thousandth: it names the neighbour only."""
     neighbour = torch.cdist(rows, train).topk(k, largest=False).indices[:, -1]

@@ -8,11 +8,11 @@ from torch.nn.functional import cross_entropy
 
 from dgm_lib import few_data
 from dgm_lib.few_data import (
+    MixedBatches,
     class_weights,
     distillation,
     few_labels,
     imbalanced,
-    mixed_batches,
     oversample,
     smote,
 )
@@ -163,7 +163,7 @@ def mixed(n_labelled=5, n_unlabelled=23, **options):
     """Labelled examples 0, 1, …, whose label is their number; unlabelled ones 100, 101, …"""
     x = torch.arange(n_labelled).float()[:, None]
     others = 100 + torch.arange(n_unlabelled).float()[:, None]
-    return mixed_batches(
+    return MixedBatches(
         x, torch.arange(n_labelled), others, **{"batch_labelled": 2, "batch_unlabelled": 6, "seed": 0} | options
     )
 
@@ -228,7 +228,7 @@ def test_batches_that_cannot_be_filled_are_refused():
     with pytest.raises(ValueError, match="batch_size is 0"):
         mixed(batch_labelled=0)
     with pytest.raises(ValueError, match="2 labelled examples have 3 labels"):
-        mixed_batches(
+        MixedBatches(
             torch.zeros(2, 1), torch.arange(3), torch.zeros(9, 1), batch_labelled=1, batch_unlabelled=3, seed=0
         )
 

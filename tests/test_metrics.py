@@ -324,3 +324,11 @@ def test_a_grid_is_evaluated_without_a_graph():
 def test_what_is_no_log_density_is_refused(log_f, message):
     with pytest.raises(ValueError, match=message):
         metrics.log_z_on_grid(log_f, *plots.plane_grid(1.0, 4))
+
+
+def test_the_nearest_of_each_class_is_1_nn():
+    train, y = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
+    x = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
+    torch.testing.assert_close(metrics.class_distances(train, y, x, 2), torch.tensor([[0.0, 1.0], [3.0, 2.0]]))
+    with pytest.raises(ValueError, match="class 2 has no example, so none is the nearest"):
+        metrics.class_distances(train, y, x, 3)

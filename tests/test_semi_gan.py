@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.few_data import mixed_batches
+from dgm_lib.few_data import MixedBatches
 from dgm_lib.nets import MLP
 from dgm_lib.semi_gan import SemiGAN
 from dgm_lib.train import Objective, fit
@@ -146,7 +146,7 @@ def test_unlabelled_examples_teach_the_classes():
     y = torch.arange(1000) % 2
     x = torch.stack([4 * torch.rand(1000) - 2, 1.5 * y - 0.75 + 0.1 * torch.randn(1000)], 1)
     labelled = torch.tensor([[-1.0, -0.75], [1.0, 0.75]]), torch.tensor([0, 1])
-    batches = mixed_batches(*labelled, x, batch_labelled=2, batch_unlabelled=100, seed=0)
+    batches = MixedBatches(*labelled, x, batch_labelled=2, batch_unlabelled=100, seed=0)
 
     def wrong(weight):
         torch.manual_seed(0)
