@@ -18,14 +18,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import pad
 
-from dgm_lib.distributions import (
-    CategoricalPixels,
-    at_least_float32,
-    check_images,
-    check_labels,
-    check_possible,
-    to_levels,
-)
+from dgm_lib.checks import at_least_float32, check_images, check_labels, check_possible
+from dgm_lib.distributions import CategoricalPixels, to_levels
 
 
 class IndependentPixels(nn.Module):

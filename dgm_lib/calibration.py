@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.distributions import check_labels
+from dgm_lib.checks import check_labels
 
 COLDEST, HOTTEST = 1e-2, 1e3  # what `fit_temperature` looks at
 

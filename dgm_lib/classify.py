@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.distributions import at_least_float32, check_labels, check_possible, check_prior
+from dgm_lib.checks import at_least_float32, check_known, check_labels, check_possible, check_prior
 from dgm_lib.nets import explained, one_number
-from dgm_lib.samplers import check_known
 
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 NUMBERS = 2**24  # of the covariances that are factorised together where each example has gaps of its own: 64 MB

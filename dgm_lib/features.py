@@ -23,9 +23,9 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dgm_lib import datasets, metrics, runtime
+from dgm_lib.checks import check_images
 from dgm_lib.datasets import Data, cache, paths
 from dgm_lib.datasets.formats import DataError
-from dgm_lib.distributions import check_images
 from dgm_lib.nets import ConvEncoder
 from dgm_lib.train import Objective, fit
 

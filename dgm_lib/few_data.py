@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softmax
 
+from dgm_lib.checks import NO_LABEL, check_labels
 from dgm_lib.datasets.core import check_sizes, epoch_order, n_batches
-from dgm_lib.distributions import NO_LABEL, check_labels
 from dgm_lib.runtime import derive_seed
 
 # ---- which examples ------------------------------------------------------------------------------------------------

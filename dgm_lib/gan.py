@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dgm_lib.distributions import StandardNormal, at_least_float32, check_condition, check_examples
+from dgm_lib.checks import at_least_float32, check_condition, check_examples
+from dgm_lib.distributions import StandardNormal
 from dgm_lib.nets import explained, frozen, given, one_number
 
 Critic = Callable[[Tensor], Tensor]

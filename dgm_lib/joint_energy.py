@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.distributions import check_examples, check_labels
+from dgm_lib.checks import check_examples, check_labels
 from dgm_lib.energy import EnergyModel
 from dgm_lib.nets import frozen
 from dgm_lib.samplers import ChainError, langevin, score_of

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib.distributions import NO_LABEL, StandardNormal, at_least_float32, diagonal_normal
+from dgm_lib.checks import NO_LABEL, at_least_float32
+from dgm_lib.distributions import StandardNormal, diagonal_normal
 from dgm_lib.nets import explained
 
 # ---- what it is made of --------------------------------------------------------------------------------------------

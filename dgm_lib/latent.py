@@ -18,16 +18,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MultivariateNormal, Normal
 from torch.nn.functional import one_hot, pad
 
-from dgm_lib.distributions import (
-    CategoricalPixels,
-    StandardNormal,
-    at_least_float32,
-    check_images,
-    check_possible,
-    to_levels,
-)
+from dgm_lib.checks import at_least_float32, check_images, check_known, check_points, check_possible
+from dgm_lib.distributions import CategoricalPixels, StandardNormal, to_levels
 from dgm_lib.em import em
-from dgm_lib.samplers import check_known
 
 # ---- probabilistic PCA ---------------------------------------------------------------------------------------------
 
@@ -405,18 +398,6 @@ def raise_eigenvalues(covariance: Tensor, floor: float) -> Tensor:
     """
     eigenvalues, directions = torch.linalg.eigh(covariance.cpu().double())
     return (directions * eigenvalues.clamp(min=floor).unsqueeze(-2)) @ directions.mT
-
-
-def check_points(x: Tensor, n_features: int) -> None:
-    if x.dim() != 2 or x.shape[1] != n_features or not x.is_floating_point():
-        raise ValueError(
-            f"expected float points of shape (B, {n_features}), got {x.dtype} of shape {tuple(x.shape)}: "
-            "images become points by x.flatten(1)"
-        )
-    strange = (~x.isfinite()).nonzero()
-    if len(strange):
-        row, column = strange[0].tolist()
-        raise ValueError(f"x[{row}, {column}] is {x[row, column].item()}: a density needs finite numbers")
 
 
 def only_known(x: Tensor, known: Tensor | None, n_features: int) -> tuple[Tensor, Tensor]:

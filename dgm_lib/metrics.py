@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from dgm_lib.samplers import check_known
+from dgm_lib.checks import check_known
 
 ROUNDING = 1e-3  # nats by which float32 may put a bound above the likelihood that it equals
 PAIRS = 2**24  # distances that nearest_distance holds at a time: 64 MB

@@ -26,7 +26,8 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from torch.nn.functional import logsigmoid, softplus
 from torch.utils.checkpoint import checkpoint
 
-from dgm_lib.samplers import block_gibbs, check_binary, check_known, full_precision
+from dgm_lib.checks import check_binary, check_known
+from dgm_lib.samplers import block_gibbs, full_precision
 
 WIDEST = 20  # units that log_z enumerates: a million states
 ROWS = 2**14  # states that it looks at together

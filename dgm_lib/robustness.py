@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dgm_lib.distributions import check_labels
+from dgm_lib.checks import check_labels
 
 Classify = Callable[[Tensor], Tensor]
 

@@ -17,6 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dgm_lib.checks import check_binary, check_known
+
 LOOK_EVERY = 10  # steps between looks at the chains: a look makes a GPU wait
 FAR = 1e6  # without walls, a coordinate beyond this has diverged
 
@@ -368,28 +370,10 @@ def check_schedule(steps: int, step_size: float, temperature: float) -> None:
         raise ValueError(f"temperature is {temperature:g}: it must be at least 0; 1 draws from exp(−E)/Z")
 
 
-def check_binary(x: Tensor) -> None:
-    """Raises ValueError unless x holds floats 0 and 1 only."""
-    if not x.is_floating_point() or not torch.equal(x.clamp(0, 1).ceil_(), x):  # the fastest of several ways
-        wrong = x[x != (x > 0)]
-        what = f"a unit is {wrong[0].item():.4g}" if len(wrong) else f"the units are {x.dtype}"
-        raise ValueError(f"{what}, not 0.0 or 1.0: binarise the data first, such as (x > 0.5).float()")
-
-
 def check_units(x: Tensor) -> None:
     if x.dim() != 2:
         raise ValueError(f"the states have the shape {tuple(x.shape)}: they must be rows of units, (n, D)")
     check_binary(x)
-
-
-def check_known(known: Tensor, x: Tensor) -> Tensor:
-    """The mask for every entry of x, True where it is known. Raises ValueError where it is not bool or does not fit."""
-    if known.dtype != torch.bool:
-        raise ValueError(f"known has the type {known.dtype}: it must be bool, True where x is known")
-    try:
-        return known.expand_as(x)
-    except RuntimeError:
-        raise ValueError(f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}") from None
 
 
 def check_trace(trace: Tensor) -> Tensor:

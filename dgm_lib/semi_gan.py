@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from dgm_lib.distributions import NO_LABEL, at_least_float32, check_examples, check_some_labels
+from dgm_lib.checks import NO_LABEL, at_least_float32, check_examples, check_some_labels
 from dgm_lib.nets import explained, frozen
 
 

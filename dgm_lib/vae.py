@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib.distributions import StandardNormal, at_least_float32, check_condition, check_examples, diagonal_normal
+from dgm_lib.checks import at_least_float32, check_condition, check_examples, check_known
+from dgm_lib.distributions import StandardNormal, diagonal_normal
 from dgm_lib.nets import explained, given
-from dgm_lib.samplers import check_known
 
 ROWS = 2**11  # examples times draws decoded together where no gradient is kept: what fits a cache is faster, too
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from dgm_lib.distributions import at_least_float32
+from dgm_lib.checks import at_least_float32
 from dgm_lib.gan import NON_SATURATING, Game, Penalty
 from dgm_lib.nets import explained, frozen, given, one_number
 from dgm_lib.vae import VAE

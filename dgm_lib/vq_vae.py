@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.nn.functional import embedding
 
-from dgm_lib.distributions import at_least_float32, to_levels
+from dgm_lib.checks import at_least_float32
+from dgm_lib.distributions import to_levels
 
 
 class VQVAE(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
+from dgm_lib.checks import check_labels
 from dgm_lib.distributions import (
     CategoricalPixels,
     DiscretizedLogistic,
@@ -17,7 +18,6 @@ from dgm_lib.distributions import (
     StandardNormal,
     bernoulli_pixels,
     categorical_pixels,
-    check_labels,
     diagonal_normal,
     discretized_logistic_mixture,
     logistic_mixture_pixels,

@@ -1,0 +1,114 @@
+"""What is let in: one sentence with the value that is wrong and the remedy, before time is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+NO_LABEL = -1  # what y holds of an example whose label is not known
+SUM = 1e-4  # by which rounding may move the sum of probabilities from 1
+
+
+def check_images(x: Tensor, shape: Sequence[int]) -> None:
+    """Raises ValueError unless x is a float batch (B, C, H, W) with (C, H, W) = shape, as models of pixels take it."""
+    if x.dim() != 4 or x.shape[1:] != torch.Size(shape) or not x.is_floating_point():
+        expected = ", ".join(map(str, shape)) if len(shape) == 3 else "C, H, W"
+        raise ValueError(
+            f"expected float images of shape (B, {expected}) with levels scaled to [0, 1], "
+            f"got {x.dtype} of shape {tuple(x.shape)}: Split.scaled and Split.batches give such images"
+        )
+
+
+def check_labels(y: Tensor, n: int, n_classes: int) -> None:
+    """Raises ValueError unless y holds n labels 0 … n_classes − 1."""
+    if y.shape != (n,) or y.dtype != torch.int64:
+        raise ValueError(f"expected {n} labels of type int64, one an image, got {y.dtype} of shape {tuple(y.shape)}")
+    wrong = y[(y < 0) | (y >= n_classes)]
+    if len(wrong):
+        raise ValueError(f"a label is {int(wrong[0])}, but the {n_classes} classes are 0 … {n_classes - 1}")
+
+
+def check_some_labels(y: Tensor, n: int, n_classes: int) -> None:
+    """Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64; −1 means that it is not known."""
+    check_labels(y.clamp(min=0), n, n_classes)
+    wrong = y[y < NO_LABEL]
+    if len(wrong):
+        raise ValueError(f"a label is {int(wrong[0])}: it must be one of 0 … {n_classes - 1}, or −1 for no label")
+
+
+def check_prior(prior: Tensor, n_classes: int) -> None:
+    """Raises ValueError unless these are the probabilities of n_classes classes, (K,)."""
+    if prior.shape != (n_classes,) or not prior.is_floating_point():
+        raise ValueError(
+            f"the prior is {prior.dtype} of shape {tuple(prior.shape)}: it must be {n_classes} floats, one a class"
+        )
+    wrong = (~(prior >= 0)).nonzero()
+    if len(wrong):
+        c = int(wrong[0])
+        raise ValueError(f"the prior of class {c} is {prior[c].item():g}: a probability must be ≥ 0")
+    if abs(prior.sum().item() - 1) > SUM:
+        raise ValueError(f"the prior sums to {prior.sum().item():g}: it must sum to 1, so divide it by its sum")
+
+
+def check_condition(y: Tensor | None, n: int, n_classes: int | None, model: str) -> None:
+    """Raises ValueError unless labels of n examples are given to a model that has classes, and only to such a one."""
+    if y is None and n_classes is not None:
+        raise ValueError(f"this {model} is conditioned on one of {n_classes} classes: give the labels y")
+    if y is not None and n_classes is None:
+        raise ValueError(f"this {model} has no classes: leave y out, or make it with n_classes")
+    if y is not None:
+        check_labels(y, n, n_classes)
+
+
+def check_examples(x: Tensor, shape: Sequence[int]) -> None:
+    """Raises ValueError unless x is a batch of floats, (B, *shape)."""
+    if x.shape[1:] != shape or not x.is_floating_point():
+        expected = ", ".join(map(str, ("B", *shape)))
+        raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
+
+
+def check_possible(log_prob: Tensor) -> None:
+    """Raises ValueError if an example has probability 0: p(z|x) = p(x, z) / p(x) is then 0/0. log_prob: (B,)."""
+    impossible = (log_prob == -torch.inf).nonzero()
+    if len(impossible):
+        raise ValueError(
+            f"example {int(impossible[0])} has probability 0 under the model, so nothing follows from it about its "
+            "hidden cause: leave it out, or fit with alpha > 0"
+        )
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in a type in which one can count: float16 stops at 2048, bfloat16 at 256."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def check_binary(x: Tensor) -> None:
+    """Raises ValueError unless x holds floats 0 and 1 only."""
+    if not x.is_floating_point() or not torch.equal(x.clamp(0, 1).ceil_(), x):  # the fastest of several ways
+        wrong = x[x != (x > 0)]
+        what = f"a unit is {wrong[0].item():.4g}" if len(wrong) else f"the units are {x.dtype}"
+        raise ValueError(f"{what}, not 0.0 or 1.0: binarise the data first, such as (x > 0.5).float()")
+
+
+def check_known(known: Tensor, x: Tensor) -> Tensor:
+    """The mask for every entry of x, True where it is known. Raises ValueError where it is not bool or does not fit."""
+    if known.dtype != torch.bool:
+        raise ValueError(f"known has the type {known.dtype}: it must be bool, True where x is known")
+    try:
+        return known.expand_as(x)
+    except RuntimeError:
+        raise ValueError(f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}") from None
+
+
+def check_points(x: Tensor, n_features: int) -> None:
+    if x.dim() != 2 or x.shape[1] != n_features or not x.is_floating_point():
+        raise ValueError(
+            f"expected float points of shape (B, {n_features}), got {x.dtype} of shape {tuple(x.shape)}: "
+            "images become points by x.flatten(1)"
+        )
+    strange = (~x.isfinite()).nonzero()
+    if len(strange):
+        row, column = strange[0].tolist()
+        raise ValueError(f"x[{row}, {column}] is {x[row, column].item()}: a density needs finite numbers")
