@@ -5,6 +5,7 @@
     python run.py test                lint, library tests, and the notebooks against their stored outputs
     python run.py store [NAME ...]    execute notebooks in place: the one way in which stored outputs are made
     python run.py bench [ID ...]      measure the figures of benchmarks/README.md
+    python run.py elsewhere [OPTION]  what would differ on other processors and with other seeds; --help says more
 
 The first start makes .venv and installs the versions of constraints.txt into it; later ones find it ready.
 """
@@ -229,6 +230,11 @@ def bench(ids: list) -> int:
     return call([str(PYTHON), "-m", "benchmarks", *ids])
 
 
+def elsewhere(options: list) -> int:
+    """Notebooks and tests as other machines would run them."""
+    return call([str(PYTHON), "notebooks/elsewhere.py", *options], DGM_DEVICE="cpu")
+
+
 def test(options: list) -> int:
     """All that is tested, even after a failure; the options go to pytest over the library's tests."""
     notebooks = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -253,7 +259,8 @@ def timed(name: str, command: list) -> tuple:
     say(f"\n---- {name}")
     started = time.time()
     # One thread a worker: two workers with two threads each fight over two cores.
-    code = call([str(PYTHON), *command], OMP_NUM_THREADS="1", TQDM_DISABLE="1")
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    code = call([str(PYTHON), *command], OMP_NUM_THREADS=threads, TQDM_DISABLE="1")
     return code, time.time() - started
 
 
@@ -273,7 +280,7 @@ def call(command: list, cwd: Path = ROOT, **variables: str) -> int:
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-JOBS = {"course": course, "lab": lab, "test": test, "store": store, "bench": bench}
+JOBS = {"course": course, "lab": lab, "test": test, "store": store, "bench": bench, "elsewhere": elsewhere}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,10 +58,15 @@ class Run(NamedTuple):
     results: dict | None = None
 
 
-def execute(path: Path | str, cell_seconds: int = CELL_SECONDS) -> Run:
+def execute(
+    path: Path | str,
+    cell_seconds: int = CELL_SECONDS,
+    environment: Mapping[str, str] | None = None,
+) -> Run:
     """Runs every cell in a new kernel, in the notebook's folder; the file stays as is.
 
     cell_seconds: how long one cell may take. The kernel's start and end count as well.
+    environment: variables that the kernel gets beside those that are set anyway.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
@@ -75,7 +80,9 @@ def execute(path: Path | str, cell_seconds: int = CELL_SECONDS) -> Run:
     started = time.perf_counter()
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "results.json"
-        environment = kernel_environment() | {"DGM_RESULTS": str(file)}
+        environment = (
+            kernel_environment() | dict(environment or {}) | {"DGM_RESULTS": str(file)}
+        )
         # What cells write to stderr is an output; DEVNULL takes the kernel's own log.
         with client.setup_kernel(env=environment, stderr=DEVNULL):
             with watched_memory(client.km.provisioner.pid) as peak_mb:

@@ -12,11 +12,12 @@ from types import ModuleType
 
 import pytest
 
-# Before torch is imported: results depend on the number of threads, and workers with two threads each fight.
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+# Before torch is imported: workers with two threads each fight over two cores. OMP_NUM_THREADS overrules.
+os.environ["MKL_NUM_THREADS"] = os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "notebooks"))  # the scripts there import each other
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
 

@@ -146,7 +146,7 @@ print(json.dumps(loaded))
 
 
 def light_modules() -> list[str]:
-    """dgm_lib itself, then every module up to those that know no model; plots comes last, because it may import matplotlib."""
+    """dgm_lib itself and every module up to those that know no model; plots comes last, as it may import matplotlib."""
     files = [path.relative_to(ROOT) for path in sorted((ROOT / "dgm_lib").rglob("*.py"))]
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
     names = [name for name in names if name == "dgm_lib" or floor(name.split(".")[1]) in (0, 1, 2, 3)]

@@ -14,14 +14,14 @@ from itertools import pairwise
 import nbformat
 import pytest
 from conftest import ROOT
+from elsewhere import SANITIZER, compared_lines, sanitized, shown_texts
+from elsewhere import is_compared as nbval_looks_at
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from nbval.plugin import find_comment_markers, find_metadata_tags, get_sanitize_patterns
 
 from dgm_lib.exercises.engine import MARKS
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SANITIZER = ROOT / "tests" / "nbval_sanitize.cfg"
 
 HEADINGS = (
     "The question",
@@ -95,28 +95,10 @@ def section(notebook: NotebookNode, title: str) -> list[NotebookNode]:
     return [cell for (start, text), (end, _) in pairwise(starts) if text == title for cell in notebook.cells[start:end]]
 
 
-def shown_texts(output: NotebookNode) -> dict[str, str]:
-    """What an output shows as text, by its kind; no pixels."""
-    if output.output_type == "stream":
-        return {output.name: output.text}
-    data = output.get("data", {})
-    return {kind: str(data[kind]) for kind in data if not re.match(r"image/(png|jpe?g|gif)", kind)}
-
-
-def sanitized(text: str) -> str:
-    """The text as nbval compares it."""
-    for pattern, replacement in get_sanitize_patterns(SANITIZER.read_text(encoding="ascii")):
-        text = re.sub(pattern, replacement, text)
-    return text
-
-
 def is_compared(cell: NotebookNode) -> bool:
     """Whether nbval compares something that the cell says: not tagged, not a picture's name, not only ≈ numbers."""
-    options = {**dict(find_metadata_tags(cell.metadata)), **dict(find_comment_markers(cell.source))}
-    if options.get("skip") or not options.get("check", True):
-        return False
-    said = " ".join(text for output in cell.outputs for text in shown_texts(output).values())
-    return bool(re.search(r"\w", re.sub(r"≈ #|<Figure size .*?>", "", sanitized(said))))
+    said = " ".join(compared_lines(cell)) if nbval_looks_at(cell) else ""
+    return bool(re.search(r"\w", re.sub(r"≈ #|<Figure size .*?>", "", said)))
 
 
 # ---- the checks ----------------------------------------------------------------------------------------------------

@@ -336,9 +336,13 @@ def test_without_a_notebook_the_rest_is_tested(run, called, capsys):
     assert "There is no notebook yet" in capsys.readouterr().out
 
 
-def test_each_worker_has_one_thread_and_no_bars(run, called):
+@pytest.mark.parametrize(("wanted", "threads"), [(None, "1"), ("2", "2")])
+def test_each_worker_has_one_thread_or_as_many_as_wanted_and_no_bars(run, called, monkeypatch, wanted, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if wanted:
+        monkeypatch.setenv("OMP_NUM_THREADS", wanted)
     run.test([])
-    assert all(variables == {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"} for _, _, variables in called)
+    assert all(variables == {"OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1"} for _, _, variables in called)
 
 
 def test_a_command_gets_its_folder_and_variables_and_no_backend(run, monkeypatch, tmp_path):
