@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -112,3 +113,14 @@ def check_points(x: Tensor, n_features: int) -> None:
     if len(strange):
         row, column = strange[0].tolist()
         raise ValueError(f"x[{row}, {column}] is {x[row, column].item()}: a density needs finite numbers")
+
+
+def whole(name: str, n: object, least: int = 0) -> int:
+    """A number of things as an int. Raises ValueError where it is no whole number, or below `least`."""
+    try:
+        counted = operator.index(n)
+    except TypeError:
+        counted = None
+    if counted is None or counted < least:
+        raise ValueError(f"{name} is {n!r}: it must be a whole number, at least {least}")
+    return counted

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,9 +51,25 @@ def report() -> bool:
 def checkup() -> list[Finding]:
     """Looks at everything; nothing is changed, downloaded or installed."""
     findings = [python(), torch_build()]
-    if findings[-1].ok:
-        findings += [device(), bfloat16(), embedded_data(), downloads()]
-    return [*findings, memory(), disk(), kernel(), *packages()]
+    finders = {"memory": memory, "kernel": kernel}
+    if findings[-1].ok:  # without torch the library cannot be imported
+        library = {"device": device, "bfloat16": bfloat16, "data": embedded_data, "downloads": downloads, "disk": disk}
+        finders = library | finders
+    return [*findings, *(look(name, finder) for name, finder in finders.items()), *packages()]
+
+
+def look(name: str, finder: Callable[[], Finding]) -> Finding:
+    """What the finder finds. Where the looking itself fails, a package is broken: the doctor outlives it."""
+    try:
+        return finder()
+    except Exception as error:
+        return Finding(name, f"cannot be looked at ({kind(error)})", False, REINSTALL)
+
+
+def kind(error: Exception) -> str:
+    """The kind of an error, and the module where that names one: no path of the machine."""
+    module = error.name if isinstance(error, ImportError) else None
+    return type(error).__name__ + (f" of {module}" if module else "")
 
 
 def marks() -> tuple[str, str]:
@@ -71,11 +92,19 @@ def python() -> Finding:
 
 def torch_build() -> Finding:
     """The version of torch, and whether it can be imported at all."""
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # OSError: a library that torch needs does not load
-        return Finding("torch", f"cannot be imported ({type(error).__name__})", False, REINSTALL)
-    return Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
+    tried = import_torch()
+    if tried.returncode == 0:
+        return Finding("torch", tried.stdout.strip().rpartition("\n")[2])
+    last = tried.stderr.strip().rpartition("\n")[2].partition(":")[0].rpartition(".")[2]
+    why = last if last.endswith(("Error", "Exception")) else f"Python ends with code {tried.returncode}"
+    return Finding("torch", f"cannot be imported ({why})", False, REINSTALL)
+
+
+@cache
+def import_torch() -> subprocess.CompletedProcess:
+    """Imports torch in a Python of its own, which may die of it where a library or the processor does not fit."""
+    code = "import torch; print(f'{torch.__version__}, {torch.get_num_threads()} CPU threads')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", errors="replace")
 
 
 def device() -> Finding:
@@ -130,12 +159,16 @@ def embedded_data() -> Finding:
     broken = {}
     for name in names:
         try:
-            datasets.load(name, **small.get(name, {}))
-        except (ImportError, OSError, ValueError, RuntimeError) as error:
-            broken[name] = type(error).__name__
+            with warnings.catch_warnings(action="ignore"):  # of a cache that cannot be: the disk's finding
+                datasets.load(name, **small.get(name, {}))
+        except Exception as error:
+            broken[name] = error
     if broken:
-        said = ", ".join(f"{name} ({error})" for name, error in broken.items())
-        return Finding("data", f"not loading: {said}", False, "get the folders data and dgm_lib of the course again")
+        said = ", ".join(f"{name} ({kind(error)})" for name, error in broken.items())
+        ours = (OSError, ValueError, datasets.DataError)  # what a missing or damaged file of the course raises
+        again = any(isinstance(error, ours) for error in broken.values())
+        remedy = "get the folders data and dgm_lib of the course again" if again else REINSTALL
+        return Finding("data", f"not loading: {said}", False, remedy)
     kinds = dict.fromkeys("toy2d" if name in datasets.TOY2D else name for name in names)
     return Finding("data", f"{', '.join(kinds)}: all load without a network")
 
@@ -144,7 +177,10 @@ def downloads() -> Finding:
     """Which of the published data sets are on this machine; none has to be."""
     from dgm_lib.datasets import published
 
-    here = [name for name in published.registry() if published.is_present(name)]
+    try:
+        here = [name for name in published.registry() if published.is_present(name)]
+    except published.DataError:
+        return Finding("downloads", "not known without a cache folder")
     absent = [name for name in published.registry() if name not in here]
     fetch = f"{', '.join(absent)} not fetched, and not needed (python -m dgm_lib fetch NAME)" if absent else ""
     return Finding("downloads", "; ".join(filter(None, [", ".join(here), fetch])))
@@ -166,13 +202,14 @@ def memory() -> Finding:
 
 def disk() -> Finding:
     """Free space where the course keeps its cache."""
-    from dgm_lib.datasets import paths
+    from dgm_lib.datasets import DataError, paths
 
     try:
         free = shutil.disk_usage(paths.cache_folder()).free / 1e9
-    except OSError as error:
+    except (OSError, DataError) as error:
+        why = getattr(error.__cause__ or error, "strerror", None) or kind(error)
         remedy = "set DGM_CACHE to a folder of your own"
-        return Finding("disk", f"no cache folder can be made ({error.strerror})", False, remedy)
+        return Finding("disk", f"no cache folder can be made ({why})", False, remedy)
     remedy = f"make room for {LEAST_DISK_GB} GB, or set DGM_CACHE to a folder on another disk"
     return Finding("disk", f"{free:.1f} GB free", free >= LEAST_DISK_GB, remedy)
 
@@ -185,12 +222,21 @@ def kernel() -> Finding:
         return Finding("kernel", "Jupyter is not installed", False, REINSTALL)
     remedy = "run `python -m ipykernel install --sys-prefix` with the Python of the course"
     try:
-        command = KernelSpecManager().get_kernel_spec("python3").argv[0]
+        command = KernelSpecManager(log=silent()).get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
         return Finding("kernel", "there is no kernel python3", False, remedy)
+    except Exception as error:  # a kernel.json that is no JSON, or lacks what it must say
+        return Finding("kernel", f"python3 is damaged ({kind(error)})", False, remedy)
     if not _is_this_python(command):
         return Finding("kernel", "python3 starts another Python than this one", False, remedy)
     return Finding("kernel", "python3 starts this Python")
+
+
+def silent() -> logging.Logger:
+    """Jupyter logs a damaged kernel with its traceback; here it is a finding."""
+    logger = logging.Logger("doctor")
+    logger.addHandler(logging.NullHandler())
+    return logger
 
 
 def _is_this_python(command: str) -> bool:
@@ -205,6 +251,8 @@ def packages() -> list[Finding]:
         asked = _requirements()
     except (ImportError, PackageNotFoundError):
         return [Finding("packages", "dgm-lib is not installed", False, REINSTALL)]
+    except Exception as error:
+        return [Finding("packages", f"what is installed cannot be read ({kind(error)})", False, REINSTALL)]
     found = {requirement.name: _version(requirement.name) for requirement in asked}
     wrong = [r for r in asked if not found[r.name] or not r.specifier.contains(found[r.name], prereleases=True)]
     main = ("numpy", "matplotlib", "scikit-learn", "jupyterlab")

@@ -6,7 +6,7 @@ Each function returns a figure that `show(fig, alt)` puts into the notebook toge
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
+from math import ceil, isfinite
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from dgm_lib.checks import whole
 
 if TYPE_CHECKING:
     from dgm_lib.train import History
@@ -59,7 +61,7 @@ def panels(
     n: int, columns: int | None = None, *, size: tuple[float, float] = (3.6, 3.4), share: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of n panels in a grid; `size` is the width and height of one of them, in inches."""
-    columns = min(n, columns or n)
+    columns = min(whole("n", n, least=1), whole("columns", columns or n, least=1))
     rows = ceil(n / columns)
     fig, grid = plt.subplots(
         rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, sharex=share, sharey=share
@@ -70,7 +72,11 @@ def panels(
 
 
 def images(x: Tensor, *, columns: int = 10, titles: Sequence[str] = (), size: float = 0.9) -> Figure:
-    """A grid of images (N, C, H, W) with values in [0, 1]."""
+    """A grid of images (N, C, H, W) with values in [0, 1]; titles, if any, one for each."""
+    if x.dim() != 4 or not len(x):
+        raise ValueError(f"images are (N, C, H, W), one or more; x is {tuple(x.shape)}: x[:, None] gives grey ones a C")
+    if titles and len(titles) != len(x):
+        raise ValueError(f"there are {len(titles)} titles for {len(x)} images: give one for each, or none")
     fig, axes = panels(len(x), columns, size=(size, size + (0.25 if titles else 0)))
     for i, ax in enumerate(axes):
         image(ax, x[i], titles[i] if titles else "")
@@ -79,7 +85,12 @@ def images(x: Tensor, *, columns: int = 10, titles: Sequence[str] = (), size: fl
 
 def image(ax: Axes, x: Tensor, title: str = "") -> None:
     """One image (C, H, W) with values in [0, 1]; a single channel is drawn as dark ink on white."""
-    pixels = x.detach().cpu().clamp(0, 1)
+    if x.dim() != 3 or len(x) not in (1, 3) or not x.is_floating_point():
+        raise ValueError(
+            f"an image is floats (C, H, W) in [0, 1], with 1 channel or 3; this one is {x.dtype} of shape "
+            f"{tuple(x.shape)}: Split.scaled makes floats of levels, and x[:1] is a channel of its own"
+        )
+    pixels = x.detach().cpu().float().clamp(0, 1)
     if len(pixels) == 1:
         ax.imshow(1 - pixels[0].numpy(), vmin=0, vmax=1, interpolation="nearest")
     else:
@@ -98,6 +109,10 @@ def bare(ax: Axes, title: str = "") -> None:
 
 def curves(history: History, names: Sequence[str] = (), *, ylabel: str = "nats") -> Figure:
     """What `fit` recorded, a line a quantity; a dot marks the epoch whose state was kept."""
+    missing = [name for name in names if name not in history.values]
+    if missing or not history.values:
+        recorded = ", ".join(history.values) or "none, as no epoch was played"
+        raise ValueError(f"there is no curve of {missing or 'this history'}; recorded are: {recorded}")
     fig, ax = plt.subplots(figsize=(7, 4))
     for name in names or history.values:
         (line,) = ax.plot(range(1, len(history[name]) + 1), history[name], label=name)
@@ -112,8 +127,11 @@ def curves(history: History, names: Sequence[str] = (), *, ylabel: str = "nats")
 
 def points(ax: Axes, x: Tensor, y: Tensor | None = None, *, title: str = "", extent: float = 4.0) -> None:
     """Points (N, 2) in the plane, coloured by label (N,) if there is one."""
+    if x.dim() != 2 or x.shape[1] != 2 or (y is not None and y.shape != x.shape[:1]):
+        labels = "" if y is None else f", y {tuple(y.shape)}"
+        raise ValueError(f"points are (N, 2), labels (N,); x is {tuple(x.shape)}{labels}: choose two columns, x[:, :2]")
     color = BLUE if y is None else [COLORS[int(label) % len(COLORS)] for label in y]
-    ax.scatter(*x.detach().cpu().T.numpy(), s=5, c=color, alpha=0.6, linewidths=0)
+    ax.scatter(*x.detach().cpu().float().T.numpy(), s=5, c=color, alpha=0.6, linewidths=0)
     _plane(ax, title, extent)
 
 
@@ -129,8 +147,10 @@ def density(
     """exp(log p) of a density on the plane, evaluated on an n×n grid that lies on `device`."""
     grid, _ = plane_grid(extent, n)
     with torch.no_grad():
-        p = log_prob(grid.to(device)).exp().view(n, n).cpu()
-    ax.imshow(p.T.numpy(), origin="lower", extent=(-extent, extent, -extent, extent), cmap=DENSITY, vmin=0)
+        p = log_prob(grid.to(device)).exp().float().cpu()
+    if p.shape != (n * n,):
+        raise ValueError(f"log_prob gave {tuple(p.shape)} for {n * n} points: it must give one number a point")
+    ax.imshow(p.view(n, n).T.numpy(), origin="lower", extent=(-extent, extent, -extent, extent), cmap=DENSITY, vmin=0)
     _plane(ax, title, extent)
     ax.grid(False)
 
@@ -152,7 +172,12 @@ def table(
     ax: Axes, values: Tensor, *, xlabel: str, ylabel: str, xticks: Sequence[str] = (), yticks: Sequence[str] = ()
 ) -> None:
     """A matrix as colours, such as a transition matrix: one cell a number, with a bar that gives the scale."""
-    picture = ax.imshow(values.detach().cpu().numpy(), cmap=DENSITY, aspect="auto", interpolation="nearest")
+    if values.dim() != 2 or any(ticks and len(ticks) != n for ticks, n in zip((yticks, xticks), values.shape)):
+        raise ValueError(
+            f"the matrix is {tuple(values.shape)}, with {len(yticks)} names of rows and {len(xticks)} of columns: "
+            "it must be (rows, columns), with one name for each or none"
+        )
+    picture = ax.imshow(values.detach().cpu().float().numpy(), cmap=DENSITY, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(picture, ax=ax, shrink=0.8)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if xticks:
@@ -164,6 +189,9 @@ def table(
 
 def ruler(results: Mapping[str, float], *, xlabel: str, baselines: Sequence[str] = (), start: float = 0.0) -> Figure:
     """Models on one ruler, the worst on top: a bar each, grey for the trivial baselines, with its figure beside it."""
+    if not results or (strange := [name for name in results if not isfinite(results[name])]):
+        what = f"the figure of {strange[0]!r} is {results[strange[0]]}" if results else "no model is given"
+        raise ValueError(f"{what}: a ruler takes one finite number a model, and at least one model")
     names = sorted(results, key=results.__getitem__, reverse=True)
     fig, ax = plt.subplots(figsize=(9, 0.9 + 0.45 * len(names)))
     colors = [GREY if name in baselines else BLUE for name in names]
@@ -180,7 +208,7 @@ def reliability_diagram(ax: Axes, reliability: tuple[Tensor, Tensor, Tensor], ti
 
     reliability: confidence, accuracy and count of each bin, as calibration.reliability gives them.
     """
-    confidence, accuracy, count = (values.cpu() for values in reliability)
+    confidence, accuracy, count = (values.cpu().float() for values in reliability)
     filled = count > 0
     ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.5, label="as sure as right")
     ax.plot(confidence[filled], accuracy[filled], color=BLUE, lw=1.2)

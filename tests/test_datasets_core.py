@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
+import numpy as np
 import pytest
 import torch
 
 from dgm_lib import datasets
 from dgm_lib.datasets import Split, dequantize, paths
+from dgm_lib.datasets.formats import DataError
 
 EMBEDDED = (*datasets.TOY2D, "digits", "glyphs", "patches", "words")
 
@@ -137,3 +141,106 @@ def test_the_cache_moves_to_the_users_folder_where_the_course_is_read_only(tmp_p
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / name)
     assert paths.cache_folder() == tmp_path / "dgm_lib"
     assert (tmp_path / "dgm_lib").is_dir()
+
+
+# ---- other things than what is asked for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["glyphs", "two_moons", "pinwheel", "patches"])
+@pytest.mark.parametrize(
+    "options", [{"n": 1e3}, {"n": "1000"}, {"n": 3}, {"n": -1}, {"seed": 0.5}, {"seed": -1}], ids=str
+)
+def test_sizes_and_seeds_are_whole_numbers(name, options):
+    ((option, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{option} is {value!r}: it must be a whole number, at least"):
+        datasets.load(name, **options)
+
+
+def test_a_number_of_numpy_is_a_number():
+    assert len(datasets.load("rings", n=np.int64(100), seed=np.uint8(3)).train) == 100
+    assert [len(y) for _, y in numbered().batches(np.int32(5))] == [5, 5]
+
+
+@pytest.mark.parametrize("size", [2.5, "10", 0, -1, None, torch.tensor(1.5)])
+def test_a_batch_size_is_a_whole_number(size):
+    with pytest.raises(ValueError, match=r"batch_size is .*: it must be a whole number, at least 1"):
+        numbered().batches(size)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "levels", "words"),
+    [
+        (np.zeros((4, 1, 8, 8), np.uint8), torch.zeros(4), 17, "x is a ndarray: give a tensor"),
+        (torch.zeros(4, 2), np.zeros(4), None, "y is a ndarray: give a tensor"),
+        (torch.zeros(4, 2), [0, 1, 0, 1], None, "y is a list: give a tensor"),
+        (torch.zeros(4, 2), torch.zeros(4, 1), None, "one label an example"),
+        (torch.zeros(4, 2), torch.eye(4), None, "one label an example"),
+        (torch.tensor(1.0), torch.zeros(1), None, "one label an example"),
+        (torch.rand(4, 1, 2, 2), torch.zeros(4), 17, "scaled already take levels=None"),
+        (torch.zeros(4, 1, 2, 2, dtype=torch.int64), torch.zeros(4), 17, "of type torch.uint8"),
+        (torch.full((4, 1, 2, 2), 17, dtype=torch.uint8), torch.zeros(4), 17, "levels is 17, and x holds 17"),
+        (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4), 1, "with 2 to 256 levels"),
+        (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4), 300, "with 2 to 256 levels"),
+        (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4), 17.0, "levels is 17.0: it must be a whole number"),
+    ],
+)
+def test_a_split_holds_tensors_that_fit_and_pixels_that_are_levels(x, y, levels, words):
+    with pytest.raises(ValueError, match=words):
+        Split(x, y, levels)
+
+
+def test_factors_are_tensors_too():
+    with pytest.raises(ValueError, match="angle is a list"):
+        Split(torch.zeros(2, 2), torch.zeros(2), factors={"angle": [1, 2]})
+
+
+@pytest.mark.parametrize("name", ["two_moons", "pinwheel", "digits", "words"])
+def test_data_batches_and_densities_can_be_pickled_and_give_the_same(name):
+    data = datasets.load(name)
+    again = pickle.loads(pickle.dumps(data))
+    transform = dequantize(17) if name == "digits" else None
+    batches = pickle.loads(pickle.dumps(data.train.batches(10, transform=transform)))
+    assert torch.equal(next(iter(batches))[1], next(iter(data.train.batches(10)))[1])
+    assert torch.equal(next(iter(data.train.batches(10)))[0], next(iter(again.train.batches(10)))[0])
+    if name in datasets.TOY2D:
+        assert torch.equal(again.log_prob(data.test.x), data.log_prob(data.test.x))
+
+
+@pytest.mark.parametrize("name", datasets.TOY2D)
+def test_a_density_counts_in_floats_and_says_so(name):
+    data = datasets.load(name, n=10)
+    exact = data.log_prob(data.test.x)
+    torch.testing.assert_close(data.log_prob(data.test.x.bfloat16().float()), data.log_prob(data.test.x.bfloat16()))
+    assert data.log_prob(data.test.x[:0]).shape == (0,)
+    assert exact.shape == (2,)
+    assert data.sample(0).shape == (0, 2)
+    for wrong in (data.test.x.long(), data.test.x[:, :1], data.test.x[0]):
+        with pytest.raises(ValueError, match=r"float points of shape \(B, 2\)"):
+            data.log_prob(wrong)
+    with pytest.raises(ValueError, match=r"n is 2\.5"):
+        data.sample(2.5)
+
+
+# ---- the cache -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ["~/cache", "~"])
+def test_a_cache_may_lie_in_the_home_folder(tmp_path, monkeypatch, written):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DGM_CACHE", written)
+    assert paths.cache_folder() == tmp_path / written.removeprefix("~").lstrip("/")
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("inside", ["file", "file/below", "~nobody-of-this-name/cache"])
+def test_a_cache_that_cannot_be_is_one_sentence_and_what_is_drawn_is_given_all_the_same(tmp_path, monkeypatch, inside):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DGM_CACHE", inside if inside.startswith("~") else str(tmp_path / inside))
+    with pytest.raises(DataError, match="set DGM_CACHE to a folder of your own"):
+        paths.cache_folder()
+    with pytest.raises(DataError, match="DGM_CACHE"):
+        datasets.load("mnist")
+    with pytest.warns(UserWarning, match="is not kept"):
+        assert len(datasets.load("glyphs", n=24).train) == 20

@@ -150,12 +150,62 @@ def test_the_kernel_must_start_this_python(started, ok, monkeypatch):
     assert doctor.kernel().ok is ok
 
 
-def test_without_torch_the_rest_is_still_looked_at(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    found = findings()
-    assert not found["torch"].ok
-    assert "device" not in found
-    assert found["memory"].ok
+BROKEN = {
+    "missing library": ("torch", 'raise OSError("libcudart.so: cannot open")', "torch", "OSError"),
+    "other error": ("torch", "None.version", "torch", "AttributeError"),
+    "no such instruction": ("torch", "import os; os.kill(os.getpid(), 4)", "torch", "ends with code"),
+    "sklearn": ("sklearn", 'raise ImportError("DLL load failed")', "data", "ImportError"),
+    "pillow": ("PIL", 'raise ImportError("DLL load failed", name="PIL")', "data", "ImportError of PIL"),
+    "psutil": ("psutil", 'raise RuntimeError("no /proc")', "memory", "RuntimeError"),
+    "packaging": ("packaging", "1 / 0", "packages", "ZeroDivisionError"),
+}
+
+
+def doctor_of_a_machine(tmp_path, **variables) -> tuple[list[str], int]:
+    """The lines and the exit code of the doctor in a process of its own, where tmp_path comes first."""
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PYTHONUTF8": "1"} | variables
+    command = [sys.executable, "-m", "dgm_lib", "doctor"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "✓ Python" in done.stdout
+    return done.stdout.splitlines(), done.returncode
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_package_is_reported_and_mended_by_a_new_install(tmp_path, case):
+    package, source, finding, kind = BROKEN[case]
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(source)
+    lines, code = doctor_of_a_machine(tmp_path)
+    assert code == 1
+    (at,) = [i for i, line in enumerate(lines) if line.startswith(f"✗ {finding} ")]
+    assert kind in lines[at]
+    assert f"Remedy: {doctor.REINSTALL}" in lines[at + 1]
+    assert not any("get the folders data" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "spec", ['{"argv": [', '{"argv": [], "display_name": "x", "language": "python"}', "[]", '{"argv": 1}', "\0"]
+)
+def test_a_damaged_kernel_is_reported(tmp_path, spec):
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(spec)
+    lines, code = doctor_of_a_machine(tmp_path, JUPYTER_PATH=str(tmp_path))
+    assert code == 1
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("✗ kernel ")]
+    assert "Remedy: run `python -m ipykernel install" in lines[at + 1]
+
+
+@pytest.mark.parametrize("cache", ["file", "file/below"])
+def test_a_cache_that_cannot_be_is_reported_once(tmp_path, cache):
+    (tmp_path / "file").write_text("")
+    lines, code = doctor_of_a_machine(tmp_path, DGM_CACHE=str(tmp_path / cache))
+    assert code == 1
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("✗ ")]
+    assert lines[at].startswith("✗ disk ")
+    assert "Remedy: set DGM_CACHE" in lines[at + 1]
+    assert str(tmp_path) not in "".join(lines)
 
 
 @pytest.mark.parametrize(("module", "name"), [("psutil", "memory"), ("jupyter_client.kernelspec", "kernel")])

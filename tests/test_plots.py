@@ -82,3 +82,77 @@ def test_a_reliability_diagram_leaves_empty_bins_out_and_says_its_axes():
     assert dots.get_offsets().ravel().tolist() == pytest.approx([0.5, 0.25, 0.9, 1.0])
     assert dots.get_sizes()[1] > dots.get_sizes()[0]
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("confidence", "share that is right", "a net")
+
+
+# ---- other things than what is asked for ---------------------------------------------------------------------------
+
+ODD_IMAGES = {
+    "none": torch.zeros(0, 1, 4, 4),
+    "(N, H, W)": torch.zeros(3, 28, 28),
+    "one image": torch.zeros(1, 28, 28),
+    "rows": torch.zeros(3, 64),
+    "two channels": torch.zeros(3, 2, 4, 4),
+    "four channels": torch.zeros(3, 4, 4, 4),
+    "channels last": torch.zeros(2, 28, 28, 3),
+    "bytes": torch.zeros(3, 1, 4, 4, dtype=torch.uint8),
+    "levels": torch.zeros(3, 1, 4, 4, dtype=torch.int64),
+    "bools": torch.zeros(3, 1, 4, 4, dtype=torch.bool),
+}
+
+
+@pytest.mark.parametrize("name", ODD_IMAGES)
+def test_what_is_no_image_is_refused_with_its_shape(name):
+    with pytest.raises(ValueError, match=r"\(.*(channel|C\b)"):
+        plots.images(ODD_IMAGES[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_every_float_type_are_drawn(dtype, channels):
+    x = torch.rand(2, channels, 4, 4).to(dtype)
+    fig = plots.images(x.requires_grad_(), titles=["a", "b"])
+    drawn = torch.as_tensor(fig.axes[0].images[0].get_array())
+    expected = 1 - x[0, 0].detach().float() if channels == 1 else x[0].detach().float().movedim(0, -1)
+    torch.testing.assert_close(drawn.float(), expected)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, "3"])
+def test_a_figure_has_a_whole_number_of_panels(n):
+    with pytest.raises(ValueError, match=r"n is .*: it must be a whole number, at least 1"):
+        plots.panels(n)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (torch.zeros(3, 3), None),
+        (torch.zeros(6), None),
+        (torch.zeros(3, 2), torch.zeros(2)),
+        (torch.zeros(3, 2), torch.zeros(3, 1)),
+        (torch.zeros(3, 2, 1), None),
+    ],
+)
+def test_points_in_space_or_with_other_labels_are_refused(x, y):
+    with pytest.raises(ValueError, match=r"points are \(N, 2\)"):
+        plots.points(plots.panels(1)[1][0], x, y)
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda ax: plots.images(torch.zeros(3, 1, 4, 4), titles=["a"]), "1 titles for 3 images"),
+        (lambda ax: plots.ruler({}, xlabel="nats"), "at least one model"),
+        (lambda ax: plots.ruler({"a": 1.0, "b": float("nan")}, xlabel="nats"), "'b' is nan"),
+        (lambda ax: plots.ruler({"a": float("inf")}, xlabel="nats"), "'a' is inf"),
+        (lambda ax: plots.curves(History({"a": [1.0]}, [1.0]), ["b"]), r"\['b'\]; recorded are: a"),
+        (lambda ax: plots.curves(History()), "no epoch was played"),
+        (lambda ax: plots.density(ax, lambda x: x.sum(), n=4), "for 16 points"),
+        (lambda ax: plots.density(ax, lambda x: x, n=4), "for 16 points"),
+        (lambda ax: plots.table(ax, torch.zeros(3), xlabel="a", ylabel="b"), "must be"),
+        (lambda ax: plots.table(ax, torch.zeros(3, 2), xlabel="a", ylabel="b", xticks="abc"), "3 of columns"),
+        (lambda ax: plots.table(ax, torch.zeros(3, 2), xlabel="a", ylabel="b", yticks="ab"), "2 names of rows"),
+    ],
+)
+def test_a_figure_of_something_else_is_one_sentence(draw, words):
+    with pytest.raises(ValueError, match=words):
+        draw(plots.panels(1)[1][0])

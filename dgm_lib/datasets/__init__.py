@@ -6,9 +6,10 @@ from importlib import import_module
 from inspect import signature
 
 from dgm_lib.datasets.core import Batches, Data, Split, dequantize, scale
+from dgm_lib.datasets.formats import DataError
 from dgm_lib.datasets.streaming import stream
 
-__all__ = ["NAMES", "TOY2D", "Batches", "Data", "Split", "dequantize", "load", "scale", "stream"]
+__all__ = ["NAMES", "TOY2D", "Batches", "Data", "DataError", "Split", "dequantize", "load", "scale", "stream"]
 
 TOY2D = ("two_moons", "rings", "eight_gaussians", "checkerboard", "spirals", "pinwheel")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dgm_lib.datasets import paths
+from dgm_lib.datasets.formats import DataError
 
 DIGEST = 32  # bytes of SHA-256 in front of the .npz: any damage is seen before the file is believed
 
@@ -23,7 +24,7 @@ def arrays(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
     """
     try:
         content = (paths.cache_folder() / name).read_bytes()
-    except OSError:
+    except (OSError, DataError):
         content = b""
     if sha256(content[DIGEST:]).digest() == content[:DIGEST]:
         with np.load(BytesIO(content[DIGEST:]), allow_pickle=False) as stored:
@@ -31,7 +32,7 @@ def arrays(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
     made = make()
     try:
         _keep(name, made)
-    except OSError as error:
+    except (OSError, DataError) as error:
         warnings.warn(f"{name} is not kept ({error}); the variable DGM_CACHE can name another folder", stacklevel=2)
     return made
 

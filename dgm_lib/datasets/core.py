@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dgm_lib import runtime
+from dgm_lib.checks import whole
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,15 @@ class Split:
     factors: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, values in {"x": self.x, "y": self.y, **self.factors}.items():
+            if not isinstance(values, Tensor):
+                raise ValueError(f"{name} is a {type(values).__name__}: give a tensor, such as torch.as_tensor makes")
+        if self.y.dim() != 1 or not self.x.dim():
+            shapes = f"x has the shape {tuple(self.x.shape)} and y {tuple(self.y.shape)}"
+            raise ValueError(f"{shapes}: x must be (N, …) and y (N,), one label an example")
         if len(self.x) != len(self.y):
             raise ValueError(f"x has {len(self.x)} examples, but y has {len(self.y)} labels: they must agree")
+        check_levels(self.x, self.levels)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -62,7 +71,7 @@ class Split:
 
         transform: what makes a float batch of the resting x; by default `scale`, see also `dequantize`.
         """
-        transform = transform or (lambda x: scale(x, self.levels))
+        transform = transform or partial(scale, levels=self.levels)
         return Batches(self.x.to(device), self.y.to(device), batch_size, seed, shuffle, drop_last, transform)
 
 
@@ -80,7 +89,7 @@ class Batches:
         transform: Callable[[Tensor], Tensor],
     ):
         check_sizes(len(x), batch_size)
-        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        self.x, self.y, self.batch_size, self.seed = x, y, int(batch_size), whole("seed", seed)
         self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
         self.epoch = 0
 
@@ -106,10 +115,23 @@ def _describe(split: Split) -> str:
 
 def check_sizes(n: int, batch_size: int) -> None:
     """Raises ValueError if n examples cannot be walked through in such batches by all processes."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+    whole("batch_size", batch_size, least=1)
     if n < runtime.n_processes():
         raise ValueError(f"{n} examples cannot be shared by {runtime.n_processes()} processes")
+
+
+def check_levels(x: Tensor, levels: int | None) -> None:
+    """Raises ValueError unless x rests as it should: bytes below `levels` where it is made of pixels."""
+    if levels is None:
+        return
+    if x.dtype != torch.uint8:
+        raise ValueError(
+            f"x is {x.dtype} with levels={levels}: pixels rest as levels of type torch.uint8, and floats that are "
+            "scaled already take levels=None"
+        )
+    if not 2 <= whole("levels", levels) <= 256 or (x.numel() and int(x.max()) >= levels):
+        most = f", and x holds {int(x.max())}" if x.numel() else ""
+        raise ValueError(f"levels is {levels}{most}: pixels are 0 … levels − 1, with 2 to 256 levels")
 
 
 def n_batches(n: int, batch_size: int, drop_last: bool) -> int:
@@ -137,13 +159,13 @@ def dequantize(levels: int) -> Callable[[Tensor], Tensor]:
 
     log P(k) ≥ E_u[log p((k + u)/L)] − D log L, for D pixels. Theis, van den Oord & Bethge 2016, eq. 4.
     """
+    return partial(_spread, levels=whole("levels", levels, least=2))
+
+
+def _spread(x: Tensor, levels: int) -> Tensor:
     steps = 2**14  # u is in the middle of one of these: for up to 256 levels, no rounding in float32 leaves the bin
-
-    def spread(x: Tensor) -> Tensor:
-        u = (torch.rand(x.shape, device=x.device) * steps).floor().add_(0.5).div_(steps)
-        return u.add_(x).div_(levels)
-
-    return spread
+    u = (torch.rand(x.shape, device=x.device) * steps).floor().add_(0.5).div_(steps)
+    return u.add_(x).div_(levels)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dgm_lib.datasets.formats import DataError
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -17,19 +19,25 @@ def data_folder() -> Path:
 def cache_folder() -> Path:
     """The folder for what can be downloaded or computed again; DGM_CACHE names another. It is made when missing.
 
-    Where the course itself cannot be written to, it is the user's own cache folder.
+    Where the course itself cannot be written to, it is the user's own cache folder. Raises DataError where none can be.
     """
-    chosen = os.environ.get("DGM_CACHE")
-    folder = Path(chosen) if chosen else data_folder() / "cache"
+    if chosen := os.environ.get("DGM_CACHE"):
+        return _made(Path(chosen))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        if chosen:
-            raise
+        return _made(data_folder() / "cache")
+    except DataError:
         import pooch
 
-        folder = pooch.os_cache("dgm_lib")
+        return _made(pooch.os_cache("dgm_lib"))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a "~" of nobody
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{folder} cannot be the cache ({why}): set DGM_CACHE to a folder of your own") from error
     return folder
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dgm_lib import runtime
+from dgm_lib.checks import whole
 from dgm_lib.datasets.core import Split, check_sizes, n_batches, scale
 
 BLOCKS_TOGETHER = 4  # how many blocks are in memory, and so permuted, together
@@ -34,10 +36,12 @@ def stream(
     types, remedy = ("uint8",), "pixels are saved as numpy.uint8 levels; levels=None takes points and symbols"
     if levels is None:
         types, remedy = ("uint8", "float32", "int64"), "points are saved as numpy.float32, symbols as numpy.int64"
-    rows = OnDisk(Path(x), types, remedy)
+    if not block_mb > 0:
+        raise ValueError(f"block_mb is {block_mb}: a block has more than 0 MB, such as 16")
+    rows = OnDisk(Path(x).expanduser(), types, remedy)
     if y is None:
         return StreamedSplit(rows, torch.tensor(-1).expand(len(rows)), levels, block_mb)
-    labels = OnDisk(Path(y), ("int64",), "labels are saved as numpy.int64")
+    labels = OnDisk(Path(y).expanduser(), ("int64",), "labels are saved as numpy.int64")
     if labels.shape != rows.shape[:1]:
         raise ValueError(f"{rows.path} has {len(rows)} rows, but {labels.path} has shape {tuple(labels.shape)}")
     return StreamedSplit(rows, labels, levels, block_mb)
@@ -102,7 +106,7 @@ class StreamedSplit:
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> StreamedBatches:
         """Pairs (x, y) of `batch_size` examples on `device`; each loop over them is one epoch, each example once."""
-        transform = transform or (lambda x: scale(x, self.levels))
+        transform = transform or partial(scale, levels=self.levels)
         return StreamedBatches(self, batch_size, device, seed, shuffle, drop_last, transform)
 
 
@@ -120,7 +124,7 @@ class StreamedBatches:
         transform: Callable[[Tensor], Tensor],
     ):
         check_sizes(len(split), batch_size)
-        self.split, self.batch_size, self.device, self.seed = split, batch_size, device, seed
+        self.split, self.batch_size, self.device, self.seed = split, int(batch_size), device, whole("seed", seed)
         self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
         self.epoch = 0
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from dgm_lib import runtime
+from dgm_lib.checks import at_least_float32, whole
 from dgm_lib.datasets import paths
 from dgm_lib.datasets.core import Data, Split
 
@@ -42,11 +42,13 @@ class Components(NamedTuple):
     log_prob: Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Toy2D(Data):
     """A data set that knows the density it was drawn from: what a model of it can at best reach."""
 
-    components: Components
+    @property
+    def components(self) -> Components:
+        """The densities p(x|y), by the name of the set: functions cannot be pickled, names can."""
+        return SETS[self.name]()
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), (B,) nats, for points x (B, 2) on any device. It can be differentiated."""
@@ -54,13 +56,13 @@ class Toy2D(Data):
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """log p(x|y) for every y, (B, K) nats: with equal p(y), its softmax over y is the exact p(y|x)."""
-        if x.ndim != 2 or x.shape[1] != 2:
-            raise ValueError(f"expected points of shape (B, 2), got {tuple(x.shape)}")
-        return self.components.log_prob(x)
+        if x.ndim != 2 or x.shape[1] != 2 or not x.is_floating_point():
+            raise ValueError(f"expected float points of shape (B, 2), got {x.dtype} of shape {tuple(x.shape)}")
+        return self.components.log_prob(at_least_float32(x))
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n fresh points, (n, 2) float32; from torch's own stream where no generator is given."""
-        return _draw(self.components, n, generator)[0]
+        return _draw(self.components, whole("n", n), generator)[0]
 
 
 def load(name: str, *, n: int = 10_000, seed: int = 0) -> Toy2D:
@@ -68,15 +70,14 @@ def load(name: str, *, n: int = 10_000, seed: int = 0) -> Toy2D:
 
     Raises ValueError for n < 5.
     """
-    if n < 5:
-        raise ValueError(f"n is {n}: it must be at least 5, or validation and test stay empty")
+    whole("n", n, least=5)  # or validation and test stay empty
     components = SETS[name]()
     splits = []
     for part, count in enumerate((n, n // 5, n // 5)):
-        generator = Generator().manual_seed(runtime.derive_seed(seed, part))
+        generator = Generator().manual_seed(runtime.derive_seed(whole("seed", seed), part))
         splits.append(Split(*_draw(components, count, generator)))
     classes = tuple(str(y) for y in range(components.count))
-    return Toy2D(name, *splits, classes, paths.card("toy2d"), components=components)
+    return Toy2D(name, *splits, classes, paths.card("toy2d"))
 
 
 def _draw(components: Components, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
@@ -231,4 +232,4 @@ def _gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(nodes + 1) / 2, torch.from_numpy(weights) / 2
 
 
-SETS = {make.__name__: make for make in (two_moons, rings, eight_gaussians, checkerboard, spirals, pinwheel)}
+SETS = {make.__name__: cache(make) for make in (two_moons, rings, eight_gaussians, checkerboard, spirals, pinwheel)}
