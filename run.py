@@ -232,7 +232,7 @@ def bench(ids: list) -> int:
 
 def elsewhere(options: list) -> int:
     """Notebooks and tests as other machines would run them."""
-    return call([str(PYTHON), "notebooks/elsewhere.py", *options], DGM_DEVICE="cpu")
+    return call([str(PYTHON), "-m", "notebooks.elsewhere", *options], DGM_DEVICE="cpu")
 
 
 def test(options: list) -> int:

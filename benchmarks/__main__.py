@@ -11,7 +11,9 @@ import sys
 
 from benchmarks import (
     classify_figures,
+    elsewhere_figures,
     energy_figures,
+    exercise_lines,
     few_labels,
     fit_speed,
     gan_figures,
@@ -92,6 +94,25 @@ FIGURES = (
         "failures",
         nbval_flakes.measure,
         runs=20,
+    ),
+    Figure(
+        "nbval-processors",
+        "library tests that fail and compared lines of notebooks that move, in four arithmetics with one thread and two",
+        "≤ 0",
+        "failures",
+        elsewhere_figures.processors,
+        runs=1,
+    ),
+    Figure(
+        "claims-other-seeds",
+        "compared lines of all notebooks, claims among them, that are others where all seeds are shifted; five shifts",
+        "≤ 0",
+        "lines",
+        elsewhere_figures.claims,
+        runs=5,
+    ),
+    Figure(
+        "exercise-lines", "lines of the exercises and their engine", "≤ 10500", "lines", exercise_lines.measure, runs=1
     ),
     Figure(
         "two-processes",

@@ -1,6 +1,6 @@
 """Is what is true here true elsewhere? Runs the course as other machines would.
 
-    python notebooks/elsewhere.py [--in PLACE ...] [--tests] [NAME ...]
+    python -m notebooks.elsewhere [--in PLACE ...] [--tests] [NAME ...]
 
 A place is an arithmetic with a number of threads, such as sse-2, or a shift of all
 seeds, such as seeds+1000; without --in: all of them. In each, the notebooks named (all
@@ -25,8 +25,7 @@ from typing import NamedTuple
 import nbformat
 from nbformat import NotebookNode
 from nbval.plugin import find_comment_markers, find_metadata_tags, get_sanitize_patterns
-
-import execute
+from notebooks import execute
 
 ROOT = execute.FOLDER.parent
 SANITIZER = ROOT / "tests" / "nbval_sanitize.cfg"
@@ -53,6 +52,11 @@ class Moved(NamedTuple):
     cell: int
     stored: str
     found: str
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether a claim that was stored does not hold."""
+        return self.stored.count(CLAIM) > self.found.count(CLAIM)
 
     def __str__(self) -> str:
         return f"code cell {self.cell}: {self.stored!r} became {self.found!r}"
@@ -173,36 +177,41 @@ def n_claims(path: Path) -> int:
     return sum(line.count(CLAIM) for cell in cells for line in compared_lines(cell))
 
 
-def notebooks_in(place: str, paths: Sequence[Path]) -> int:
-    """Executes and prints each line that moved; returns how many did."""
+def notebooks_in(place: str, paths: Sequence[Path]) -> list[Moved]:
+    """Executes the notebooks; prints and returns each line that moved."""
     variables = environment_of(place)
-    at_a_time = 1 if variables["OMP_NUM_THREADS"] != "1" else execute.workers(ROOT)
-    total = 0
-    with ThreadPoolExecutor(at_a_time) as pool:
+    found = []
+    with ThreadPoolExecutor(at_a_time(variables)) as pool:
         for path, lines in zip(
             paths, pool.map(lambda path: look(path, variables), paths)
         ):
             print(f"{place}  {path.stem}: {len(lines)} moved", flush=True)
-            print(
-                *(f"    {line}" for line in lines), sep="\n", end="\n" if lines else ""
-            )
-            total += len(lines)
-    return total
+            for line in lines:
+                print(f"    {line}", flush=True)
+            found += lines
+    return found
+
+
+def at_a_time(variables: Mapping[str, str]) -> int:
+    """How many processes run at once: kernels with several threads fight over cores."""
+    return execute.workers(ROOT) if variables["OMP_NUM_THREADS"] == "1" else 1
 
 
 def tests_in(place: str) -> int:
-    """Runs the library's tests in its arithmetic; returns 1 if one failed.
+    """Runs the library's tests in its arithmetic; returns how many failed.
 
     Tests of single draws hold for the seeds that they set, so seeds are not shifted.
     """
-    variables = environment_of(place) | {"DGM_SHIFT": "0"}
-    workers = "1" if variables["OMP_NUM_THREADS"] != "1" else "2"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", workers, "tests"]
-    print(f"{place}  library tests", flush=True)
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "TQDM_DISABLE": "1", **variables}
+    variables = environment_of(place) | {"DGM_SHIFT": "0", "TQDM_DISABLE": "1"}
+    options = ["-q", "-n", str(min(2, at_a_time(variables))), "tests"]
+    command = [sys.executable, "-m", "pytest", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, **pipes)
+    print(
+        f"{place}  library tests", *done.stdout.splitlines()[-20:], sep="\n", flush=True
     )
-    return int(done.returncode != 0)
+    said = re.findall(r"(\d+) (?:failed|error)", done.stdout)
+    return sum(map(int, said)) or int(done.returncode != 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,11 +225,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     print(f"{sum(map(n_claims, paths))} claims in {len(paths)} notebooks", flush=True)
-    n_moved = sum(notebooks_in(place, paths) for place in options.places)
+    found = [line for place in options.places for line in notebooks_in(place, paths)]
     arithmetics = [place for place in options.places if not place.startswith("seeds")]
-    n_failed = sum(map(tests_in, arithmetics)) if options.tests else 0
-    print(f"{n_moved} lines moved in {len(options.places)} places", flush=True)
-    return int(n_moved + n_failed > 0)
+    failed = sum(map(tests_in, arithmetics)) if options.tests else 0
+    claims = sum(line.is_claim for line in found)
+    print(f"{len(found)} lines moved, {claims} of them claims; {failed} tests failed")
+    return int(bool(found) or failed > 0)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

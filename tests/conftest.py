@@ -17,7 +17,6 @@ os.environ["MKL_NUM_THREADS"] = os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "notebooks"))  # the scripts there import each other
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
 

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import elsewhere
 import nbformat
 import pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from notebooks import elsewhere
 
 OTHER_STREAM = "seeds+1000"
 MATHEMATICS = "import torch\n\nx = torch.arange(300 * 300).view(300, 300).sin()\n"
@@ -143,10 +144,10 @@ def test_the_tests_run_in_the_arithmetic_and_with_the_seeds_that_they_set(monkey
 
     def run(command, env, **options):
         environments.append(env)
-        return subprocess.CompletedProcess(command, 1)
+        return subprocess.CompletedProcess(command, 1, "== 3 failed, 5 passed, 1 error in 2 s ==")
 
     monkeypatch.setattr(elsewhere.subprocess, "run", run)
-    assert elsewhere.tests_in("sse-2,seeds+1000") == 1
+    assert elsewhere.tests_in("sse-2,seeds+1000") == 4
     assert environments[0]["ATEN_CPU_CAPABILITY"] == "default"
     assert environments[0]["DGM_SHIFT"] == "0"
 
@@ -156,8 +157,8 @@ def test_the_tests_run_in_the_arithmetic_and_with_the_seeds_that_they_set(monkey
     [(["--in", "mars"], "no place 'mars'"), (["--in", "usual-1", "99"], "'99' names 0 notebooks")],
 )
 def test_a_place_or_notebook_that_is_not_there_is_one_sentence(arguments, words):
-    command = [sys.executable, str(ROOT / "notebooks" / "elsewhere.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "notebooks.elsewhere", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,12 +14,12 @@ from itertools import pairwise
 import nbformat
 import pytest
 from conftest import ROOT
-from elsewhere import SANITIZER, compared_lines, sanitized, shown_texts
-from elsewhere import is_compared as nbval_looks_at
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from dgm_lib.exercises.engine import MARKS
+from notebooks.elsewhere import SANITIZER, compared_lines, sanitized, shown_texts
+from notebooks.elsewhere import is_compared as nbval_looks_at
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
