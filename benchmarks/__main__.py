@@ -97,7 +97,7 @@ FIGURES = (
     ),
     Figure(
         "nbval-processors",
-        "library tests that fail and compared lines of notebooks that move, in four arithmetics with one thread and two",
+        "library tests that fail and lines of notebooks that move, in four arithmetics with one thread and with two",
         "≤ 0",
         "failures",
         elsewhere_figures.processors,
