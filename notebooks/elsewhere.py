@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,9 +183,8 @@ def notebooks_in(place: str, paths: Sequence[Path]) -> list[Moved]:
     variables = environment_of(place)
     found = []
     with ThreadPoolExecutor(at_a_time(variables)) as pool:
-        for path, lines in zip(
-            paths, pool.map(lambda path: look(path, variables), paths)
-        ):
+        looks = pool.map(partial(look, variables=variables), paths)
+        for path, lines in zip(paths, looks):
             print(f"{place}  {path.stem}: {len(lines)} moved", flush=True)
             for line in lines:
                 print(f"    {line}", flush=True)
@@ -207,9 +207,8 @@ def tests_in(place: str) -> int:
     command = [sys.executable, "-m", "pytest", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, **pipes)
-    print(
-        f"{place}  library tests", *done.stdout.splitlines()[-20:], sep="\n", flush=True
-    )
+    end = done.stdout.splitlines()[-20:]
+    print(f"{place}  library tests", *end, sep="\n", flush=True)
     said = re.findall(r"(\d+) (?:failed|error)", done.stdout)
     return sum(map(int, said)) or int(done.returncode != 0)
 
