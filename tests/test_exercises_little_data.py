@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
 from dgm_lib import few_data
-from dgm_lib.exercises import find, judge, little_data
+from dgm_lib.exercises import find, judge, learning_from_little_data
 from dgm_lib.joint_vae import product_of_normals
 
 # ---- right answers -------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ ALTERNATIVES = {
 
 
 def test_every_exercise_has_another_right_answer():
-    assert list(ALTERNATIVES) == [exercise.name for exercise in little_data.EXERCISES]
+    assert list(ALTERNATIVES) == [exercise.name for exercise in learning_from_little_data.EXERCISES]
 
 
 @pytest.mark.parametrize(("name", "answer"), [(name, a) for name, answers in ALTERNATIVES.items() for a in answers])
