@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import product
 
 import torch
 from torch import Generator, Tensor
 
 from dgm_lib.exercises.engine import Exercise
-from dgm_lib.exercises.generative_classifiers import each
 
 # ---- unlabelled_bound ----------------------------------------------------------------------------------------------
 
@@ -35,6 +33,7 @@ def bounds_and_logits(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(6, 10, level=-40.0),
         draw(5, 4, level=-300.0, scale=0.5),
         (draw(2, 3)[0], sure),
+        (100 * draw(2, 3)[0], sure),  # bounds that are hundreds of nats apart
     ]
 
 
@@ -60,82 +59,16 @@ def likeliest(bounds: Tensor, log_q: Tensor) -> Tensor:
     return bounds.gather(1, log_q.argmax(1, keepdim=True)).squeeze(1)
 
 
-NO_ENTROPY = " And the entropy of q(y|x) is added."
-NO_EXPECTATION = {  # of the bounds, log q(y|x) and q(y|x), in the place of the expected bound
-    "You take the largest of the bounds. The label is not known: "
-    "each class counts by q(y|x).": lambda bounds, log_q, q: bounds.amax(1),
+BY_ARGMAX = (
     "You take the bound of the class that q(y|x) finds likeliest, as if it were the label. Each class counts by its "
-    "probability; argmax has no gradient either.": lambda bounds, log_q, q: likeliest(bounds, log_q),
-    "You average the bounds: each class counts the same. Each counts by q(y|x).": lambda bounds, *q: bounds.mean(1),
-    "You sum the bounds of all classes, as if each image had every label. "
-    "Each counts by q(y|x).": lambda bounds, log_q, q: bounds.sum(1),
-    "The bounds are divided by K as well (a `mean` in the place of a `sum`). "
-    "The probabilities sum to 1 already.": lambda bounds, log_q, q: (q * bounds).mean(1),
-    "The weights of the bounds are their own softmax. "
-    "They are q(y|x), the softmax of the logits.": lambda bounds, log_q, q: (bounds.softmax(1) * bounds).sum(1),
-}
-OTHER_ENTROPIES = {  # of the same, in the place of the entropy of q(y|x)
-    "The entropy counts twice. One −log q(y|x) stands under the sum.": lambda bounds, log_q, q: 2 * entropy(log_q),
-    "The entropy is in bits (`log2`) beside bounds in nats.": lambda bounds, log_q, q: entropy(log_q) / math.log(2),
-    "The entropy is divided by K (a `mean` in the place of a `sum`): H = −Σ q log q.": lambda bounds, log_q, q: (
-        entropy(log_q) / q.shape[1]
-    ),
-    "log q(y|x) is subtracted without its weight. The entropy is −Σ q log q.": lambda bounds, log_q, q: -log_q.sum(1),
-    "The entropy is that of the bounds, not of q(y|x).": lambda bounds, log_q, q: entropy(bounds.log_softmax(1)),
-    "The entropy is averaged over the batch. Each image has its own.": lambda bounds, log_q, q: entropy(log_q).mean(),
-}
-
-
-def by_entr(bounds: Tensor, logits: Tensor) -> Tensor:
-    q = logits.softmax(1)
-    return (q * bounds).sum(1) + torch.special.entr(q).sum(1)
-
-
-BOUND_SLIPS = {
-    "The expectation is under a softmax of the bounds. It is under q(y|x).": lambda bounds, log_q, q: (
-        bounds.softmax(1) * (bounds - log_q)
-    ).sum(1),
-    "The entropy of q(y|x) is forgotten: this is the expected bound of log p(x, y) alone. Training would make q(y|x) "
-    "sure of one class, right or wrong.": lambda bounds, log_q, q: (q * bounds).sum(1),
-    "The entropy has the wrong sign: under the sum stands bound − log q(y|x), "
-    "so that doubt raises the bound.": lambda bounds, log_q, q: (q * (bounds + log_q)).sum(1),
-    "This is its negative, the loss. The bound itself is asked, which training raises.": lambda bounds, log_q, q: (
-        -(q * (bounds - log_q)).sum(1)
-    ),
-    "This is the expected loss, with the sign turned and without the entropy of q(y|x). The bound is Σ_y q(y|x) · "
-    "bound + H.": lambda bounds, log_q, q: -(q * bounds).sum(1),
-    "The bounds have the sign of losses in yours, the entropy that of a bound. "
-    "Both are added: Σ_y q(y|x) · bound + H.": lambda bounds, log_q, q: -(q * bounds).sum(1) + entropy(log_q),
-    "You average over the classes, as if all were equally probable. "
-    "The expectation is under q(y|x).": lambda bounds, log_q, q: (bounds - log_q).mean(1),
-    "You divide by K as well (a `mean` in the place of a `sum`). "
-    "The probabilities sum to 1 already.": lambda bounds, log_q, q: (q * (bounds - log_q)).mean(1),
-    "You sum over the classes without the weights q(y|x). "
-    "The expectation is a weighted sum.": lambda bounds, log_q, q: (bounds - log_q).sum(1),
-    "You are log K below: log p(y) of a uniform prior is added a second time (a KL from the prior in the place of the "
-    "entropy?). "
-    "The bounds hold it already.": lambda bounds, log_q, q: (q * (bounds - log_q)).sum(1) - math.log(q.shape[1]),
-    "This is log Σ_y q(y|x) exp(bound): q(y|x) stands there as if it were a prior. The logarithm belongs inside of "
-    "the expectation, and log q(y|x) is subtracted.": lambda bounds, log_q, q: (bounds + log_q).logsumexp(1),
-    "The logarithm stands outside of the expectation, log Σ q exp(bound), which is too high. Average the bounds "
-    "themselves.": lambda bounds, log_q, q: (bounds + log_q).logsumexp(1) + entropy(log_q),
-    "The weights are log q(y|x). The expectation weighs by q(y|x) "
-    "itself, and the entropy is added.": lambda bounds, log_q, q: (log_q * bounds).sum(1),
-    "You sum over the images of the batch, dimension 0. The classes lie along dimension 1.": lambda bounds, log_q, q: (
-        q * (bounds - log_q)
-    ).sum(0),
-    "q(y|x) is subtracted where its logarithm belongs: bound − log q(y|x).": lambda bounds, log_q, q: (
-        q * (bounds - q)
-    ).sum(1),
-    "Each image meets the entropies of all others, (B, B): one of the two parts is (B, "
-    "1), a `keepdim`?": lambda bounds, log_q, q: (q * bounds).sum(1)[:, None] + entropy(log_q),
-}
+    "probability, and the entropy is added; argmax has no gradient either."
+)
 
 UNLABELLED_BOUND = Exercise(
     reference=unlabelled_bound,
     statement="The bound of log p(x) for images without a label: bounds (B, K) are lower bounds of log p(x, y) for "
-    "every class y, with log p(y) in them, logits (B, K) those of q(y|x). The bound that this q(y|x) gives, (B,), in "
-    "nats; training will differentiate it by both.",
+    "every class y, with log p(y) in them, logits (B, K) those of q(y|x), which may be sure. The bound that this "
+    "q(y|x) gives, (B,), in nats; training will differentiate it by both.",
     nudge="The label is a latent variable with K values. Write the ELBO with it, E_q[log p(x, y) − log q(y|x)]: its "
     "expectation is a sum over the classes.",
     right="gradients included. The closer q(y|x) comes to p(y|x), the tighter it is: images without a label teach the "
@@ -159,53 +92,80 @@ UNLABELLED_BOUND = Exercise(
             "No gradient comes back to the bounds: the model of x learns nothing from images without a label.",
         ),
         (
-            lambda bounds, logits: (logits.softmax(1).detach() * bounds).sum(1) + entropy(logits.log_softmax(1)),
+            by_log_q(lambda bounds, log_q, q: (q.detach() * bounds).sum(1) + entropy(log_q)),
             "The gradient of the logits comes through the entropy alone, since the weights of the bounds are cut off: "
             "q(y|x) would become uniform, whatever the bounds say.",
         ),
         (
-            lambda bounds, logits: (logits.softmax(1) * bounds).sum(1) + entropy(logits.log_softmax(1)).detach(),
+            by_log_q(lambda bounds, log_q, q: (q * bounds).sum(1) + entropy(log_q).detach()),
             "No gradient comes back through the entropy, so q(y|x) would end on one class, as if the entropy had been "
             "forgotten.",
         ),
         (
-            by_entr,
+            lambda bounds, logits: (logits.softmax(1) * bounds + torch.special.entr(logits.softmax(1))).sum(1),
             "Where a probability is 0 in float32, the gradient of q log q by way of the softmax is 0 · inf = nan. "
             "`log_softmax` keeps log q finite, and its gradient.",
-        ),
-        (by_log_q(lambda bounds, log_q, q: entropy(log_q)), "This is the entropy of q(y|x) alone, without the bounds."),
-        (
-            lambda bounds, logits: bounds.logsumexp(1),
-            "This is log Σ_y exp(bound), the best that any q(y|x) could give; but q(y|x) does not appear, so the "
-            "classifier would learn nothing. The one that this q(y|x) gives is asked.",
-        ),
-        (
-            lambda bounds, logits: (logits.softmax(1) * (bounds - logits)).sum(1),
-            "You subtract the logits. They are log q(y|x) only up to a constant: `log_softmax` first.",
-        ),
-        (
-            lambda bounds, logits: (logits.softmax(0) * (bounds - logits.log_softmax(0))).sum(1),
-            "Your softmax runs over the images of the batch, dimension 0. The classes lie along dimension 1.",
-        ),
-        (
-            lambda bounds, logits: unlabelled_bound(bounds, logits.softmax(1)),
-            "The softmax comes twice. The logits become q(y|x) by one.",
         ),
         (
             lambda bounds, logits: (logits.softmax(1) * (bounds - logits.softmax(1).log())).sum(1),
             "A probability that is 0 in float32 gives 0 · log 0 = nan. `log_softmax` works with the logits and stays "
             "finite.",
         ),
-        *((by_log_q(part), hint + NO_ENTROPY) for hint, part in NO_EXPECTATION.items()),
-        *(
-            (by_log_q(lambda *args, part=part: part(*args) + entropy(args[1])), hint)
-            for hint, part in NO_EXPECTATION.items()
+        (
+            by_log_q(lambda bounds, log_q, q: (q * bounds).sum(1)),
+            "The entropy of q(y|x) is forgotten: this is the expected bound of log p(x, y) alone. Training would make "
+            "q(y|x) sure of one class, right or wrong.",
         ),
-        *(
-            (by_log_q(lambda *args, part=part: (args[2] * args[0]).sum(1) + part(*args)), hint)
-            for hint, part in OTHER_ENTROPIES.items()
+        (
+            by_log_q(lambda bounds, log_q, q: (q * (bounds + log_q)).sum(1)),
+            "The entropy has the wrong sign: under the sum stands bound − log q(y|x), so that doubt raises the bound.",
         ),
-        *each(by_log_q, BOUND_SLIPS),
+        (
+            by_log_q(lambda bounds, log_q, q: -(q * (bounds - log_q)).sum(1)),
+            "This is its negative, the loss. The bound itself is asked, which training raises.",
+        ),
+        (
+            by_log_q(lambda bounds, log_q, q: (q * (bounds - log_q)).mean(1)),
+            "You divide by K as well (a `mean` in the place of a `sum`). The probabilities sum to 1 already.",
+        ),
+        (
+            by_log_q(lambda bounds, log_q, q: bounds.amax(1)),
+            "You take the largest of the bounds. The label is not known: each class counts by q(y|x), and the entropy "
+            "is added.",
+        ),
+        (by_log_q(lambda bounds, log_q, q: likeliest(bounds, log_q)), BY_ARGMAX),
+        (by_log_q(lambda bounds, log_q, q: likeliest(bounds, log_q) + entropy(log_q)), BY_ARGMAX),
+        (
+            by_log_q(lambda bounds, log_q, q: bounds.mean(1) + entropy(log_q)),
+            "You average the bounds: each class counts the same. Each counts by q(y|x).",
+        ),
+        (
+            by_log_q(lambda bounds, log_q, q: bounds.logsumexp(1)),
+            "This is log Σ_y exp(bound), the best that any q(y|x) could give; but q(y|x) does not appear, so the "
+            "classifier would learn nothing. The one that this q(y|x) gives is asked.",
+        ),
+        (
+            by_log_q(lambda bounds, log_q, q: (bounds + log_q).logsumexp(1)),
+            "This is log Σ_y q(y|x) exp(bound): q(y|x) stands there as if it were a prior. The logarithm belongs "
+            "inside of the expectation, and log q(y|x) is subtracted.",
+        ),
+        (
+            by_log_q(lambda bounds, log_q, q: (q * (bounds - log_q)).sum(1) - math.log(q.shape[1])),
+            "You are log K below: log p(y) of a uniform prior is added a second time (a KL from the prior in the place "
+            "of the entropy?). The bounds hold it already.",
+        ),
+        (
+            lambda bounds, logits: (logits.softmax(1) * (bounds - logits)).sum(1),
+            "You subtract the logits. They are log q(y|x) only up to a constant: `log_softmax` first.",
+        ),
+        (
+            by_log_q(lambda bounds, log_q, q: (q * (bounds - q)).sum(1)),
+            "q(y|x) is subtracted where its logarithm belongs: bound − log q(y|x).",
+        ),
+        (
+            by_log_q(lambda bounds, log_q, q: (q * bounds).sum(1)[:, None] + entropy(log_q)),
+            "Each image meets the entropies of all others, (B, B): one of the two parts is (B, 1), a `keepdim`?",
+        ),
     ],
 )
 
@@ -233,7 +193,7 @@ def batches_with_counts(generator: Generator) -> list[tuple[Tensor, Tensor, Tens
         draw(1, [7, 200, 30, 3]),
         draw(16, [90, 5, 40, 300, 12, 9, 33, 100, 64, 2], scale=3.0),
         draw(6, [50, 50, 50]),  # balanced already: the ordinary cross-entropy
-        (100 * torch.eye(3), torch.tensor([1, 2, 0]), torch.tensor([10, 20, 30])),
+        (300 * torch.eye(3), torch.tensor([1, 2, 0]), torch.tensor([10, 20, 30])),  # sure, and wrong
     ]
 
 
@@ -247,7 +207,7 @@ def nll_of(logits: Tensor, y: Tensor) -> Tensor:
 
 def by_weights(weights: Callable[[Tensor], Tensor]) -> Weighted:
     """The mean of the weighted terms, for weights of the classes that depend on their counts."""
-    return lambda logits, y, counts: (weights(counts.float())[y] * nll_of(logits, y)).mean()
+    return lambda logits, y, counts: (weights(counts.to(logits.dtype))[y] * nll_of(logits, y)).mean()
 
 
 def by_terms(value: Callable[[Tensor, Tensor], Tensor]) -> Weighted:
@@ -257,11 +217,6 @@ def by_terms(value: Callable[[Tensor, Tensor], Tensor]) -> Weighted:
 
 def balanced(counts: Tensor) -> Tensor:
     return counts.sum() / (len(counts) * counts)
-
-
-def normalised(weights: Tensor, counts: Tensor) -> Tensor:
-    """Scaled so that the mean over the examples of the training set is 1."""
-    return weights * counts.sum() / (weights * counts).sum()
 
 
 def mean_of_class_means(logits: Tensor, y: Tensor, counts: Tensor) -> Tensor:
@@ -276,44 +231,14 @@ SQUARE_ROOT = (
     "Your weights fall with the square root of the counts, a milder correction that some use. Inversely proportional "
     "is asked."
 )
-
-OVER_TRAINING = "Their mean over the examples of the training set is to be 1, where frequent classes come often."
-OTHER_SCALES = [
-    (lambda n: (1 / n) / (1 / n).sum(), "Your weights sum to 1 over the classes."),
-    (lambda n: len(n) * (1 / n) / (1 / n).sum(), "The mean of your weights over the classes is 1 (their sum is K)."),
-    (lambda n: n.max() / n, "Your most frequent class has the weight 1."),
-    (lambda n: n.min() / n, "Your rarest class has the weight 1."),
-    (lambda n: n.median() / n, "You scale your weights by the median of the counts."),
-    (lambda n: n.quantile(0.5) / n, "You scale your weights by the median of the counts."),
-    (lambda n: (1 / n).softmax(0), "Your weights are a softmax of 1 / count, which makes them nearly the same."),
-]
-INVERSELY = "Inversely proportional to the counts is asked."
-OTHER_WEIGHTS = [
-    (lambda n: 1 - n / n.sum(), "Your weights are 1 − share, hardly more for one in a thousand than for one in ten."),
-    (lambda n: -(n / n.sum()).log(), "Your weights are −log share."),
-]
-
-WEIGHT_SLIPS = {
-    "All classes weigh the same in yours: "
-    "the ordinary cross-entropy, in which rare classes hardly count.": torch.ones_like,
-    "Your weights are 1 / count, not scaled: the larger the training set, the smaller the loss. Scale them to the "
-    "mean 1 over its examples.": lambda n: 1 / n,
-    "Your weights are N / count. Each class then adds N in total over the training set, so their mean is K: divide by "
-    "K.": lambda n: n.sum() / n,
-}
-TERM_SLIPS = {
-    "You divide by the sum of the weights in the batch, as torch's `cross_entropy(…, weight=…)` does. Then a batch of "
-    "one rare example weighs no more than another batch. "
-    "Divide by B.": lambda weights, nll: (weights * nll).sum() / weights.sum(),
-    "The mean weight multiplies the mean term (or each weight meets each term, (B, B)?). Multiply example by example, "
-    "then take the mean.": lambda weights, nll: weights.mean() * nll.mean(),
-}
+OVER_TRAINING = " Their mean over the examples of the training set is to be 1, where frequent classes come often."
 
 BALANCED_CROSS_ENTROPY = Exercise(
     reference=balanced_cross_entropy,
-    statement="The cross-entropy with weights for rare classes: logits (B, K), y (B,), and counts (K,), the examples "
-    "of each class in the training set. The weight of a class is inversely proportional to its count, and the mean "
-    "weight over all examples of the training set is 1. The mean over the B examples of weight × −log p(y|x), nats.",
+    statement="The cross-entropy with weights for rare classes: logits (B, K), which may be hundreds, y (B,), and "
+    "counts (K,), the examples of each class in the training set. The weight of a class is inversely proportional to "
+    "its count, and the mean weight over all examples of the training set is 1. The mean over the B examples of "
+    "weight × −log p(y|x), nats; training differentiates it by the logits.",
     nudge="Let the weight be a / n_c. Its mean over the training set is Σ n_c (a / n_c) / N: which a makes that 1? "
     "Then weights[y] has one weight for each example.",
     right="gradients included, and a batch of one. In the mean over the training set every class has the same say, "
@@ -326,52 +251,58 @@ BALANCED_CROSS_ENTROPY = Exercise(
             "No gradient comes back to the logits (numpy, `.item()`, `detach` or `no_grad`?), so training changes "
             "nothing.",
         ),
-        (by_weights(lambda n: n), BY_COUNT + " They are the counts themselves."),
-        (by_weights(lambda n: n / n.sum()), BY_COUNT + " They are the shares of the classes."),
-        (by_weights(lambda n: len(n) * n / n.sum()), BY_COUNT + " The fraction N / (K n_c) stands upside down."),
-        (by_weights(lambda n: normalised(n, n)), BY_COUNT),
         (
-            lambda logits, y, counts: (counts[y] * nll_of(logits, y)).sum() / counts[y].sum(),
-            BY_COUNT + " (And torch's weighted mean divides by those of the batch: divide by B.)",
+            by_weights(torch.ones_like),
+            "All classes weigh the same in yours: the ordinary cross-entropy, in which rare classes hardly count.",
+        ),
+        (by_weights(lambda n: n), BY_COUNT),
+        (by_weights(lambda n: n / n.sum()), BY_COUNT),
+        (lambda logits, y, counts: (counts[y] * nll_of(logits, y)).sum() / counts[y].sum(), BY_COUNT),
+        (
+            by_terms(lambda weights, nll: (weights * nll).sum() / weights.sum()),
+            "You divide by the sum of the weights in the batch, as torch's `cross_entropy(…, weight=…)` does. Then a "
+            "batch of one rare example weighs no more than another batch. Divide by B.",
         ),
         (
-            lambda logits, y, counts: (nll_of(logits, y) / counts[y]).sum(),
-            "You sum −log p(y|x) / count, as if the batch were the training set. Scale the weights to the mean 1 over "
-            "the training set, and take the mean over the batch.",
+            by_weights(lambda n: 1 / n),
+            "Your weights are 1 / count, not scaled: the larger the training set, the smaller the loss."
+            + OVER_TRAINING,
         ),
         (
-            lambda logits, y, counts: (len(y) / (len(counts) * counts[y]) * nll_of(logits, y)).mean(),
-            "You scale as if the batch were the training set (Σ −log p / (K count) over it, or its size as N). N is "
-            "the number of examples of the training set, the sum of counts, and the mean runs over B.",
+            by_weights(lambda n: n.sum() / n),
+            "Your weights are N / count. Each class then adds N in total over the training set, so their mean is K: "
+            "divide by K.",
         ),
-        (by_weights(lambda n: n**-0.5), SQUARE_ROOT + " (Nor are yours scaled.)"),
+        (by_weights(lambda n: (1 / n) / (1 / n).sum()), "Your weights sum to 1 over the classes." + OVER_TRAINING),
+        (
+            by_weights(lambda n: (1 / n) / (1 / n).mean()),
+            "The mean of your weights over the classes is 1 (their sum is K)." + OVER_TRAINING,
+        ),
+        (by_weights(lambda n: n.max() / n), "Your most frequent class has the weight 1." + OVER_TRAINING),
         (by_weights(lambda n: (n.sum() / n).sqrt()), SQUARE_ROOT),
         (by_weights(lambda n: balanced(n).sqrt()), SQUARE_ROOT),
-        (by_weights(lambda n: normalised(n**-0.5, n)), SQUARE_ROOT),
-        (by_weights(lambda n: n**-0.5 / (n**-0.5).sum()), SQUARE_ROOT),
-        (by_weights(lambda n: n**-0.5 / (n**-0.5).mean()), SQUARE_ROOT),
+        (
+            by_weights(lambda n: 1 - n / n.sum()),
+            "Your weights are 1 − share, hardly more for one in a thousand than for one in ten. Inversely proportional "
+            "to the counts is asked.",
+        ),
         (
             lambda logits, y, counts: ((counts.sum() // (len(counts) * counts))[y] * nll_of(logits, y)).mean(),
             "Your weights are whole numbers: `//` cuts their fractions off, and frequent classes weigh 0. Divide "
             "with `/`.",
         ),
         (
+            by_terms(lambda weights, nll: weights.mean() * nll.mean()),
+            "The mean weight multiplies the mean term, or each weight meets each term, (B, B), as (B,) · (B, 1) does. "
+            "Multiply example by example, then take the mean.",
+        ),
+        (
             lambda logits, y, counts: -(balanced(counts) * logits.log_softmax(1)).sum(1).mean(),
             "Every class of every example counts in yours. Only the log-probability of the label does.",
         ),
         (
-            lambda logits, y, counts: (balanced(counts)[y] * nll_of(logits, y)).mean() / len(counts),
-            "You divide by B and by K, as `mean` does with one-hot labels, (B, K). The mean over the B examples is "
-            "asked.",
-        ),
-        (
             lambda logits, y, counts: nll_of(logits * balanced(counts), y).mean(),
             "You multiply the logits by the weights. The weight belongs in front of −log p(y|x), after the softmax.",
-        ),
-        (
-            lambda logits, y, counts: nll_of(logits + counts.float().log(), y).mean(),
-            "You add log counts to the logits, the adjustment of logits (Menon et al. 2021), another remedy. Here the "
-            "terms are weighted.",
         ),
         (
             mean_of_class_means,
@@ -381,14 +312,6 @@ BALANCED_CROSS_ENTROPY = Exercise(
         (
             lambda logits, y, counts: (len(y) / (len(counts) * y.bincount()[y]) * nll_of(logits, y)).mean(),
             "Your weights come from the classes of the batch. Those of the training set are asked: counts.",
-        ),
-        (
-            lambda logits, y, counts: (-balanced(counts)[y] * logits.gather(1, y[:, None]).squeeze(1)).mean(),
-            "The logit of the label stands where −log p(y|x) belongs: `log_softmax` is missing.",
-        ),
-        (
-            lambda logits, y, counts: (-balanced(counts)[y] * (-nll_of(logits, y)).exp()).mean(),
-            "You weigh −p(y|x), without the logarithm.",
         ),
         (
             lambda logits, y, counts: (
@@ -401,10 +324,6 @@ BALANCED_CROSS_ENTROPY = Exercise(
             lambda logits, y, counts: (balanced(counts)[y] * nll_of(logits.softmax(1), y)).mean(),
             "The softmax comes twice: `cross_entropy` and `log_softmax` want the logits as they are.",
         ),
-        *((by_weights(weights), f"{hint} {OVER_TRAINING}") for weights, hint in OTHER_SCALES),
-        *((by_weights(weights), f"{hint} {INVERSELY}") for weights, hint in OTHER_WEIGHTS),
-        *each(by_weights, WEIGHT_SLIPS),
-        *each(by_terms, TERM_SLIPS),
     ],
 )
 
@@ -433,6 +352,7 @@ def predictions_and_labels(generator: Generator) -> list[tuple[Tensor, Tensor, i
         draw(30, [0.5, 0.0, 0.3, 0.2], right=0.5),  # a class that y does not hold, though it is predicted
         (torch.tensor([2, 2, 0, 1, 1]), torch.tensor([2, 2, 0, 1, 0]), 5),
         (torch.tensor([1, 1, 2, 1]), torch.tensor([1, 1, 1, 1]), 3),
+        (torch.tensor([2]), torch.tensor([2]), 4),
         draw(60, [0.8, 0.15, 0.05], right=0.2),
     ]
 
@@ -440,13 +360,14 @@ def predictions_and_labels(generator: Generator) -> list[tuple[Tensor, Tensor, i
 Confusion = Callable[[Tensor], Tensor]
 
 
-def confusion(predicted: Tensor, y: Tensor, n_classes: int) -> Tensor:
-    """How often each class (row) is predicted as each (column), (K, K)."""
-    return (y * n_classes + predicted).bincount(minlength=n_classes**2).view(n_classes, n_classes).double()
-
-
 def by_confusion(value: Confusion) -> Callable[[Tensor, Tensor, int], Tensor]:
-    return lambda predicted, y, n_classes: value(confusion(predicted, y, n_classes))
+    """A function of how often each class (row) is predicted as each (column), (K, K)."""
+
+    def measure(predicted: Tensor, y: Tensor, n_classes: int) -> Tensor:
+        table = (y * n_classes + predicted).bincount(minlength=n_classes**2)
+        return value(table.view(n_classes, n_classes).double())
+
+    return measure
 
 
 def recalls(table: Tensor) -> Tensor:
@@ -459,102 +380,19 @@ def precisions(table: Tensor) -> Tensor:
     return table.diag() / table.sum(0)
 
 
-def f1(table: Tensor) -> Tensor:
-    """(K,), nan for a class that is neither there nor predicted."""
-    return 2 * table.diag() / (table.sum(0) + table.sum(1))
-
-
-def finite(values: Tensor) -> Tensor:
-    return values[values.isfinite()]
-
-
-def of_present(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """A function of the recalls of the classes that y holds."""
-    return by_confusion(lambda table: value(finite(recalls(table))))
-
-
 def one_against_all(table: Tensor) -> Tensor:
     """The accuracy of the question whether an example is of the class, (K,)."""
     return 1 - (table.sum(0) + table.sum(1) - 2 * table.diag()) / table.sum()
 
 
-def rescaled(values: Tensor) -> Tensor:
-    return (values.mean() - 1 / len(values)) / (1 - 1 / len(values))
-
-
-PLAIN = (
-    "This is the plain accuracy: each example counts the same, so frequent classes decide. Each class counts the "
-    "same here."
-)
 PRECISION = (
     "You divide by how often a class is predicted: that is precision. Recall divides by how often it occurs, so that "
     "its share of found examples comes out."
 )
-
-BY_HINT: dict[str, list[Confusion]] = {
-    PRECISION: [
-        lambda table: finite(precisions(table)).mean(),
-        lambda table: precisions(table).mean(),
-        lambda table: precisions(table).nan_to_num().mean(),
-        lambda table: precisions(table).nan_to_num()[table.sum(1) > 0].mean(),
-        lambda table: precisions(table).nan_to_num()[(table.sum(1) + table.sum(0)) > 0].mean(),
-        lambda table: (precisions(table).nan_to_num() * table.sum(1)).sum() / table.sum(),
-    ],
-    "A class without an example counts as 0 in yours, as if all of it had been missed. It has no recall: leave it out, "
-    "and divide by the number of classes that occur.": [
-        lambda table: recalls(table).nan_to_num().mean(),
-        lambda table: (table.diag() / (table.sum(1) + 1e-8)).sum() / len(table),
-    ],
+NUMBER_RIGHT = (
     "You divide the number of right ones by the number of classes. Each class is divided by its own number of examples "
-    "first.": [
-        lambda table: table.diag().sum() / (table.sum(1) > 0).sum(),
-        lambda table: table.diag().sum() / len(table),
-    ],
-    "You divide by all N examples for each class, then by the number of classes. A class is divided by its own number "
-    "of examples.": [
-        lambda table: table.diag().sum() / table.sum() / (table.sum(1) > 0).sum(),
-        lambda table: table.diag().sum() / table.sum() / len(table),
-    ],
-    "This is the median of the recalls. Their mean is asked.": [
-        lambda table: finite(recalls(table)).quantile(0.5),
-        lambda table: finite(recalls(table)).median(),
-    ],
-    "This is the mean of the F1 scores, which mix recall with precision. Recall alone is asked.": [
-        lambda table: finite(f1(table)).mean(),
-        lambda table: f1(table).nan_to_num().mean(),
-        lambda table: f1(table)[table.sum(1) > 0].mean(),
-    ],
-    "You compare (predicted == c) with (y == c) over all examples, so the many others of each class count as right. "
-    "Look at the examples with y == c alone.": [
-        lambda table: one_against_all(table).mean(),
-        lambda table: one_against_all(table)[table.sum(1) > 0].mean(),
-    ],
-}
-
-TABLE_SLIPS = {
-    "Each right example counts 1 / (examples of its class), and N divides. The number of classes that occur divides.": (
-        lambda table: finite(recalls(table)).sum() / table.sum()
-    ),
-    "A class that is predicted but does not occur in y counts as 0 in yours. It has no recall: "
-    "leave it out.": lambda table: recalls(table).nan_to_num()[(table.sum(1) + table.sum(0)) > 0].mean(),
-    "A class without an example counts as 1 in yours. It has no recall: leave it out.": lambda table: (
-        recalls(table).nan_to_num(1.0).mean()
-    ),
-    "A class without an example gives 0/0 = nan. It has no recall: leave it out of the mean.": lambda table: recalls(
-        table
-    ).mean(),
-    "A class that is never predicted is left out in yours. It occurs, so its recall is 0, "
-    "and it counts.": lambda table: finite(recalls(table))[table.sum(0)[table.sum(1) > 0] > 0].mean(),
-    "Class 0 is left out in yours. The classes are 0 … n_classes − 1.": lambda table: recalls(table)[1:].nanmean(),
-}
-RECALL_SLIPS = {
-    "This is the geometric mean of the recalls, 0 as soon as one class is missed. "
-    "The ordinary mean is asked.": lambda values: values.prod() ** (1 / len(values)),
-    "The recalls are cut to whole numbers: `//`, or an integer tensor. Divide with `/`.": lambda values: (
-        values.floor().mean()
-    ),
-    "You rescale so that chance gives 0. Balanced accuracy is the mean of the recalls as it is.": rescaled,
-}
+    "first."
+)
 
 BALANCED_ACCURACY = Exercise(
     reference=balanced_accuracy,
@@ -566,15 +404,60 @@ BALANCED_ACCURACY = Exercise(
     right="classes that do not occur included. Who always says the most frequent of K classes gets 1/K.",
     inputs=predictions_and_labels,
     wrong=[
-        (by_confusion(lambda table: table.diag().sum() / table.sum()), PLAIN),
-        (of_present(lambda values: values.sum()), "You add the recalls up. Their mean is asked."),
-        (of_present(lambda values: values.min()), "This is the worst recall. The mean over the classes is asked."),
-        (of_present(lambda values: values.max()), "This is the best recall. The mean over the classes is asked."),
+        (
+            by_confusion(lambda table: table.diag().sum() / table.sum()),
+            "This is the plain accuracy: each example counts the same, so frequent classes decide. Each class counts "
+            "the same here.",
+        ),
+        (by_confusion(lambda table: precisions(table).mean()), PRECISION),
+        (by_confusion(lambda table: precisions(table).nanmean()), PRECISION),
+        (by_confusion(lambda table: precisions(table).nan_to_num().mean()), PRECISION),
+        (
+            by_confusion(lambda table: recalls(table).nan_to_num().mean()),
+            "A class without an example counts as 0 in yours, as if all of it had been missed. It has no recall: leave "
+            "it out, and divide by the number of classes that occur.",
+        ),
+        (
+            by_confusion(lambda table: recalls(table).nan_to_num(1.0).mean()),
+            "A class without an example counts as 1 in yours. It has no recall: leave it out.",
+        ),
+        (
+            by_confusion(lambda table: recalls(table).mean()),
+            "A class without an example gives 0/0 = nan. It has no recall: leave it out of the mean.",
+        ),
+        (
+            by_confusion(lambda table: recalls(table).nan_to_num()[(table.sum(1) + table.sum(0)) > 0].mean()),
+            "A class that is predicted but does not occur in y counts as 0 in yours. It has no recall: leave it out.",
+        ),
+        (
+            by_confusion(lambda table: recalls(table)[table.sum(0) > 0].nanmean()),
+            "A class that is never predicted is left out in yours. It occurs, so its recall is 0, and it counts.",
+        ),
+        (by_confusion(lambda table: table.diag().sum() / (table.sum(1) > 0).sum()), NUMBER_RIGHT),
+        (by_confusion(lambda table: table.diag().sum() / len(table)), NUMBER_RIGHT),
+        (
+            by_confusion(lambda table: one_against_all(table).mean()),
+            "You compare (predicted == c) with (y == c) over all examples, so the many others of each class count as "
+            "right. Look at the examples with y == c alone.",
+        ),
+        (
+            by_confusion(lambda table: (2 * table.diag() / (table.sum(0) + table.sum(1))).nanmean()),
+            "This is the mean of the F1 scores, which mix recall with precision. Recall alone is asked.",
+        ),
+        (by_confusion(lambda table: recalls(table).nansum()), "You add the recalls up. Their mean is asked."),
         (by_confusion(recalls), "These are the recalls of the classes. Their mean is asked."),
-        (of_present(lambda values: values), "These are the recalls of the classes. Their mean is asked."),
-        *((by_confusion(value), hint) for hint, values in BY_HINT.items() for value in values),
-        *each(by_confusion, TABLE_SLIPS),
-        *each(of_present, RECALL_SLIPS),
+        (
+            by_confusion(lambda table: recalls(table)[~recalls(table).isnan()].quantile(0.5)),
+            "This is the median of the recalls. Their mean is asked.",
+        ),
+        (
+            by_confusion(lambda table: recalls(table)[1:].nanmean()),
+            "Class 0 is left out in yours. The classes are 0 … n_classes − 1.",
+        ),
+        (
+            by_confusion(lambda table: recalls(table).floor().nanmean()),
+            "The recalls are cut to whole numbers: `//`, or an integer tensor. Divide with `/`.",
+        ),
     ],
 )
 
@@ -615,10 +498,6 @@ def by_held(value: Callable[[Tensor, Tensor], object]) -> Callable[..., object]:
     return lambda source, is_copy, held_out: value(torch.isin(source, held_out), is_copy)
 
 
-def by_the_first(source: Tensor, is_copy: Tensor, held_out: Tensor) -> Masks:
-    return split_by_source(source, is_copy, held_out[:1])
-
-
 def split_at(test: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[..., Masks]:
     """A function of the places in the pool, of held_out and of M makes the test set; training is the rest."""
 
@@ -633,60 +512,11 @@ LEAK = (
     "Copies of test photographs are in your training set: the model has seen what it is tested on, turned or shifted, "
     "and the test accuracy comes out too high. "
 )
-
-WHOLE_POOL = "Your training set is the whole pool, the test photographs included."
-PHOTOGRAPHS_LEAK = "You keep the copies of test photographs out of training, but not the test photographs themselves."
 AS_IT_LIES = (
     "You split the pool as it lies, which is augmenting first and splitting afterwards: copies of one photograph are "
     "on both sides. held_out says which photographs to test on."
 )
 BY_PLACE = "You compare held_out with the place of an image in the pool. Its numbers are those of photographs: source."
-PLACES = [
-    (lambda place, held_out, n: torch.isin(place, held_out), BY_PLACE),
-    (lambda place, held_out, n: place >= n - len(held_out), AS_IT_LIES),
-    (lambda place, held_out, n: place < len(held_out), AS_IT_LIES),
-]
-
-SIDES = {
-    "The sides are exchanged, and the test set has copies in it.": lambda held, is_copy: (held, ~held),
-    "The test photographs are in your training set, and the copies of all others are not.": lambda held, is_copy: (
-        ~is_copy,
-        held & ~is_copy,
-    ),
-    "You train on all photographs and test on all copies of them; held_out is not used, and every test image has been "
-    "seen in training.": lambda held, is_copy: (~is_copy, is_copy),
-    "Your test set has augmented copies in it. It has to look like the data of which accuracy is claimed: the "
-    "photographs themselves.": lambda held, is_copy: (~held, held),
-    "Your test set consists of the copies. "
-    "The held-out photographs themselves are asked: `~is_copy`.": lambda held, is_copy: (~held, held & is_copy),
-    "The copies of the training photographs are missing in your training set. "
-    "They leak nothing, and were made for it.": lambda held, is_copy: (~held & ~is_copy, held & ~is_copy),
-    "Your training set has the copies alone. "
-    "The photographs that they come from belong to it, too.": lambda held, is_copy: (~held & is_copy, held & ~is_copy),
-    "Your test set holds all photographs, those of the training set included.": lambda held, is_copy: (~held, ~is_copy),
-    "Your test set holds all that is held out or no copy. "
-    "Both conditions have to hold: `&`, not `|`.": lambda held, is_copy: (~held, held | ~is_copy),
-    "The order is exchanged: the training set comes first.": lambda held, is_copy: (held & ~is_copy, ~held),
-    "The sides are exchanged: you train on the photographs that are held out for testing.": lambda held, is_copy: (
-        held,
-        ~held & ~is_copy,
-    ),
-    "Your training set consists of the held-out photographs and their copies, just those that it must not have: "
-    "`~`.": lambda held, is_copy: (held, held & ~is_copy),
-    "Your test set consists of training photographs. Those that are held out belong there.": lambda held, is_copy: (
-        ~held,
-        ~held & ~is_copy,
-    ),
-    "Your training set has the copies alone, "
-    "without their photographs, and your test set has copies in it.": lambda held, is_copy: (~held & is_copy, held),
-    "You read is_copy the wrong way round: "
-    "True is an augmented copy, False a photograph itself.": lambda held, is_copy: (~held & is_copy, held & is_copy),
-    "This is the training set's mask alone. The pair (training, test) is asked.": lambda held, is_copy: ~held,
-    "This is the test set's mask alone. The training set's comes before it.": lambda held, is_copy: held & ~is_copy,
-    "The masks are right, but stacked as columns, (M, 2). The pair of two masks (M,) is asked.": lambda held, is_copy: (
-        torch.stack([~held, held & ~is_copy], 1)
-    ),
-}
 
 SPLIT_BY_SOURCE = Exercise(
     reference=split_by_source,
@@ -712,24 +542,69 @@ SPLIT_BY_SOURCE = Exercise(
             LEAK + "It consists of all copies, and the photographs themselves are missing.",
         ),
         (
-            by_the_first,
+            by_held(lambda held, is_copy: (torch.ones_like(held), held & ~is_copy)),
+            "Your training set is the whole pool, the test photographs included.",
+        ),
+        (
+            by_held(lambda held, is_copy: (~(held & is_copy), held & ~is_copy)),
+            "You keep the copies of test photographs out of training, but not the test photographs themselves.",
+        ),
+        (
+            by_held(lambda held, is_copy: (~held, held)),
+            "Your test set has augmented copies in it. It has to look like the data of which accuracy is claimed: the "
+            "photographs themselves.",
+        ),
+        (
+            by_held(lambda held, is_copy: (~held & ~is_copy, held & ~is_copy)),
+            "The copies of the training photographs are missing in your training set. They leak nothing, and were made "
+            "for it.",
+        ),
+        (
+            by_held(lambda held, is_copy: (~held, ~is_copy)),
+            "Your test set holds all photographs, those of the training set included.",
+        ),
+        (
+            by_held(lambda held, is_copy: (~held, held | ~is_copy)),
+            "Your test set holds all that is held out or no copy. Both conditions have to hold: `&`, not `|`.",
+        ),
+        (
+            by_held(lambda held, is_copy: (held & ~is_copy, ~held)),
+            "The order is exchanged: the training set comes first.",
+        ),
+        (
+            by_held(lambda held, is_copy: (held, ~held)),
+            "The sides are exchanged, and the test set has copies in it.",
+        ),
+        (
+            by_held(lambda held, is_copy: (held, held & ~is_copy)),
+            "Your training set consists of the held-out photographs and their copies, just those that it must not "
+            "have: `~`.",
+        ),
+        (
+            by_held(lambda held, is_copy: (~held, held & is_copy)),
+            "You read is_copy the wrong way round: True is an augmented copy, False a photograph itself.",
+        ),
+        (
+            by_held(lambda held, is_copy: (~is_copy, is_copy)),
+            "You train on all photographs and test on all copies of them; held_out is not used, and every test image "
+            "has been seen in training.",
+        ),
+        (
+            lambda source, is_copy, held_out: split_by_source(source, is_copy, held_out[:1]),
             "Only the first of the held-out photographs is held out in yours. `torch.isin` compares with all.",
         ),
         (
-            lambda source, is_copy, held_out: by_the_first(source, is_copy, held_out[-1:]),
+            lambda source, is_copy, held_out: split_by_source(source, is_copy, held_out[-1:]),
             "Only the last of the held-out photographs is held out in yours (is a mask overwritten in a loop?). "
             "`torch.isin` compares with all.",
         ),
-        (by_held(lambda held, is_copy: (torch.ones_like(held), held & ~is_copy)), WHOLE_POOL),
-        (by_held(lambda held, is_copy: (torch.ones_like(held), held)), WHOLE_POOL),
-        (by_held(lambda held, is_copy: (~held | ~is_copy, held & ~is_copy)), PHOTOGRAPHS_LEAK),
+        (lambda source, *others: split_by_source(torch.arange(len(source)), *others), BY_PLACE),
+        (split_at(lambda place, held_out, n: torch.isin(place, held_out)), BY_PLACE),
+        (split_at(lambda place, held_out, n: place >= n - len(held_out)), AS_IT_LIES),
         (
-            lambda source, *others: split_by_source(torch.arange(len(source)), *others),
-            BY_PLACE,
+            by_held(lambda held, is_copy: torch.stack([~held, held & ~is_copy], 1)),
+            "The masks are right, but stacked as columns, (M, 2). The pair of two masks (M,) is asked.",
         ),
-        (by_held(lambda held, is_copy: (~(held & is_copy), held & ~is_copy)), PHOTOGRAPHS_LEAK),
-        *((split_at(test), hint) for test, hint in PLACES),
-        *each(by_held, SIDES),
     ],
 )
 
@@ -738,9 +613,10 @@ SPLIT_BY_SOURCE = Exercise(
 
 def standardise_by_training(x: Tensor, training: Tensor) -> Tensor:
     # All that is learnt is learnt from the training examples: here, where each feature lies and how far it spreads.
-    mean = x[training].mean(0)  # (D,)
-    sigma = x[training].std(0, correction=0)
-    return (x - mean) / torch.where(sigma > 0, sigma, 1.0)
+    rows = x[training]
+    mean, sigma = rows.mean(0), rows.std(0, correction=0)  # (D,)
+    constant = rows.amax(0) == rows.amin(0)  # sigma need not be 0: the mean of equal floats is often another float
+    return (x - mean) / sigma.masked_fill(constant, 1.0)
 
 
 def features_and_masks(generator: Generator) -> list[tuple[Tensor, Tensor]]:
@@ -751,6 +627,9 @@ def features_and_masks(generator: Generator) -> list[tuple[Tensor, Tensor]]:
 
     x, training = draw(6, 4, 4)
     same = torch.where(training, 1.0, 3.0)  # a corner that looks the same in all of training
+    grey = torch.tensor([0.1, 0.3, 0.7, 1 / 3, 0.9, 1.1]).repeat(8, 1)  # so does each of these: no mean is that exact
+    grey[7] += 0.8
+    first_seven = torch.arange(8) < 7
     return [
         (
             torch.tensor([[0.0, 1.0], [2.0, 5.0], [9.0, 2.0], [5.0, 3.0]]),
@@ -761,16 +640,18 @@ def features_and_masks(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(40, 6, 30, shift=1.0),
         draw(7, 1, 2),
         (torch.cat([x, same[:, None]], 1), training),
+        (grey, first_seven),
+        (grey[:, :1], first_seven),  # alone, a feature is summed in another order
+        (grey[:, 2:3], first_seven),
     ]
 
 
 Standardised = Callable[[Tensor, Tensor], Tensor]
 
 
-def spread(x: Tensor, correction: int = 0) -> Tensor:
+def spread(rows: Tensor, correction: int = 0) -> Tensor:
     """Standard deviation of each feature, 1 where it is constant."""
-    sigma = x.std(0, correction=correction)
-    return torch.where(sigma > 0, sigma, 1.0)
+    return rows.std(0, correction=correction).masked_fill(rows.amax(0) == rows.amin(0), 1.0)
 
 
 def by_rows(rows: Callable[[Tensor, Tensor], Tensor], correction: int = 0) -> Standardised:
@@ -783,127 +664,101 @@ def by_training(value: Callable[[Tensor, Tensor], Tensor]) -> Standardised:
     return lambda x, training: value(x, x[training])
 
 
-def each_by_itself(correction: int) -> Standardised:
+def each_by_itself(x: Tensor, training: Tensor) -> Tensor:
     """Training and test set, each by its own statistics."""
-    return lambda x, training: torch.where(
-        training[:, None],
-        by_rows(lambda x, training: x[training], correction)(x, training),
-        by_rows(lambda x, training: x[~training], correction)(x, training),
-    )
+    its_own = by_rows(lambda x, training: x[~training])(x, training)
+    return torch.where(training[:, None], standardise_by_training(x, training), its_own)
 
 
-def training_alone(correction: int) -> Standardised:
-    return lambda x, training: torch.where(
-        training[:, None], by_rows(lambda x, training: x[training], correction)(x, training), x
-    )
+def divided_where(above: float, sigma: Callable[[Tensor], Tensor]) -> Standardised:
+    """The right rule, with the standard deviation where it is above a number, and 1 elsewhere."""
+    return by_training(lambda x, rows: (x - rows.mean(0)) / torch.where(sigma(rows) > above, sigma(rows), 1.0))
 
 
-def divided_by_hardly_more(eps: float, correction: int) -> Standardised:
-    return by_training(lambda x, rows: (x - rows.mean(0)) / rows.std(0, correction=correction).clamp(min=eps))
-
-
-N_MINUS_1 = " (And your variance divides by N − 1, torch's default; the mean squared deviation is `correction=0`.)"
-HARDLY_MORE = (0.0, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-5**0.5)
+N_MINUS_1 = "Your variance divides by N − 1 (torch's default). The mean squared deviation divides by N: `correction=0`."
+LEAKS = (
+    "The statistics are those of all examples, the test set's included: it has helped to prepare its own inputs, and "
+    "is no longer unseen. Take those of the training set alone."
+)
 CONSTANT = (
     "A feature that is constant in training has the spread 0, and you divide by it (or by hardly more). It is only "
     "shifted: divide by 1 there."
 )
-
-OTHER_ROWS: list[tuple[Callable[[int], Standardised], str]] = [  # of the correction in the variance
-    (
-        lambda correction: by_rows(lambda x, training: x, correction),
-        "The statistics are those of all examples, the test set's included: it has helped to prepare its own inputs, "
-        "and is no longer unseen. Take those of the training set alone.",
-    ),
-    (
-        lambda correction: by_rows(lambda x, training: x[~training], correction),
-        "The statistics are those of the test set. Take those of the training set.",
-    ),
-    (
-        each_by_itself,
-        "Training and test set are each shifted and scaled by their own statistics, so the same image would mean "
-        "another thing in each. Those of the training set serve both.",
-    ),
-    (
-        training_alone,
-        "Only the training examples are shifted and scaled. The test examples go the same way, by the statistics of "
-        "the training set.",
-    ),
-    (
-        lambda correction: lambda x, training: (x - x.mean(0)) / spread(x[training], correction),
-        "The mean is that of all examples, the test set's included. Take that of the training set alone.",
-    ),
-    (
-        lambda correction: lambda x, training: (x - x[training].mean(0)) / spread(x, correction),
-        "The spread is that of all examples, the test set's included. Take that of the training set alone.",
-    ),
-]
-
-SHIFT_SLIPS = {
-    "A feature that is constant in training stays as it is in yours. "
-    "It is shifted, too: subtract its mean.": lambda x, rows: torch.where(
-        rows.std(0) > 0, (x - rows.mean(0)) / spread(rows), x
-    ),
-    "These are the training examples alone, with a variance that divides by N − 1. "
-    "All examples are asked, (M, D).": lambda x, rows: (rows - rows.mean(0)) / spread(rows, 1),
-    "Your variance divides by N − 1 (torch's default). The mean squared deviation divides by N: "
-    "`correction=0`.": lambda x, rows: (x - rows.mean(0)) / torch.where(rows.std(0) > 0, rows.std(0), 1.0),
-    "You add 1 to every standard deviation. Only those that are 0 are replaced by 1.": lambda x, rows: (
-        (x - rows.mean(0)) / (rows.std(0, correction=0) + 1)
-    ),
-    "A feature that is constant in training is set to 0 in yours, in the test set too. "
-    "It is only shifted.": lambda x, rows: ((x - rows.mean(0)) / rows.std(0, correction=0)).nan_to_num(0, 0, 0),
-    "You divide by the variance. The standard deviation, its root, makes the variance 1.": lambda x, rows: (
-        (x - rows.mean(0)) / spread(rows).square()
-    ),
-    "You multiply by the standard deviation. Dividing by it makes the variance 1.": lambda x, rows: (
-        (x - rows.mean(0)) * spread(rows)
-    ),
-    "One mean and one spread serve all features. Each feature has its own: over dimension 0 alone.": lambda x, rows: (
-        (x - rows.mean()) / rows.std(correction=0)
-    ),
-    "You stretch the features to 0 … 1. Mean 0 and variance 1 are asked.": lambda x, rows: (
-        (x - rows.amin(0)) / (rows.amax(0) - rows.amin(0))
-    ),
-    "You subtract the median. The mean is asked.": lambda x, rows: (x - rows.median(0).values) / spread(rows),
-    "These are the training examples alone. All examples are asked, (M, D).": lambda x, rows: (
-        (rows - rows.mean(0)) / spread(rows)
-    ),
-}
+NOT_QUITE_0 = (
+    "The mean of equal numbers is often not quite that number in float32, so the spread of a constant feature comes "
+    "out as 1e-8, and you divide by it. Constant is a feature whose largest value is its least."
+)
 
 STANDARDISE_BY_TRAINING = Exercise(
     reference=standardise_by_training,
     statement="Features x (M, D) and the mask of the training set, training (M,): shift and scale each feature so that "
     "over the training examples its mean is 0 and its variance, the mean squared deviation, is 1; all examples in the "
-    "same way, (M, D). A feature that is constant in training is only shifted.",
+    "same way, (M, D). A feature that is constant in training is only shifted, whatever rounding makes of its spread.",
     nudge="x[training] holds the training examples: mean and standard deviation of each feature come from there, and "
-    "are used for all rows.",
+    "are used for all rows. And where all its values are equal?",
     right="a corner that looks the same in all of training included. Whatever is estimated, be it a mean, is estimated "
     "from the training set.",
     inputs=features_and_masks,
     atol=1e-4,
     rtol=1e-4,
     wrong=[
-        *((divided_by_hardly_more(eps, 0), CONSTANT) for eps in HARDLY_MORE),
-        *((divided_by_hardly_more(eps, 1), CONSTANT + N_MINUS_1) for eps in HARDLY_MORE),
+        *(
+            (
+                by_training(lambda x, rows, n=n, eps=eps: (x - rows.mean(0)) / (rows.std(0, correction=n) + eps)),
+                CONSTANT + n * " (And your variance divides by N − 1: `correction=0`.)",
+            )
+            for n in (0, 1)
+            for eps in (0.0, 1e-12, 1e-8, 1e-6, 1e-5)
+        ),
+        (divided_where(0, lambda rows: rows.std(0, correction=0)), NOT_QUITE_0),
+        (divided_where(0, lambda rows: (rows - rows.mean(0)).square().mean(0).sqrt()), NOT_QUITE_0),
+        (by_rows(lambda x, training: x[training], correction=1), N_MINUS_1),
+        (by_rows(lambda x, training: x), LEAKS),
+        (by_rows(lambda x, training: x, correction=1), LEAKS),
+        (
+            by_rows(lambda x, training: x[~training]),
+            "The statistics are those of the test set. Take those of the training set.",
+        ),
+        (
+            each_by_itself,
+            "Training and test set are each shifted and scaled by their own statistics, so the same image would mean "
+            "another thing in each. Those of the training set serve both.",
+        ),
+        (
+            lambda x, training: torch.where(training[:, None], standardise_by_training(x, training), x),
+            "Only the training examples are shifted and scaled. The test examples go the same way, by the statistics "
+            "of the training set.",
+        ),
+        (
+            lambda x, training: (x - x.mean(0)) / spread(x[training]),
+            "The mean is that of all examples, the test set's included. Take that of the training set alone.",
+        ),
         (by_training(lambda x, rows: x - rows.mean(0)), "The features are shifted only. Divide by their spread, too."),
         (by_training(lambda x, rows: x / spread(rows)), "The features are scaled only. Subtract their means first."),
         (
-            lambda x, training: (x - (x * training[:, None]).mean(0)) / spread(x * training[:, None]),
-            "The other rows count as zeros in your statistics (x times the mask). Pick the rows: x[training].",
+            by_training(lambda x, rows: torch.where(rows.amax(0) > rows.amin(0), (x - rows.mean(0)) / spread(rows), x)),
+            "A feature that is constant in training stays as it is in yours. It is shifted, too: subtract its mean.",
         ),
         (
-            lambda x, training: (x - x.mean()) / x.std(correction=0),
-            "One mean and one spread serve all features, and they are those of all examples. Each feature has its own, "
-            "from the training set.",
+            by_training(lambda x, rows: (x - rows.mean(0)) / spread(rows) * (rows.amax(0) > rows.amin(0))),
+            "A feature that is constant in training is set to 0 in yours, in the test set too. It is only shifted.",
         ),
         (
-            lambda x, training: (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=0),
-            "Each example is standardised by itself, over its features. Each feature is, over the training examples: "
-            "dimension 0.",
+            by_training(lambda x, rows: (x - rows.mean(0)) / (rows.std(0, correction=0) + 1)),
+            "You add 1 to every standard deviation. Only those that are 0 are replaced by 1.",
         ),
-        *((answer(correction), hint + correction * N_MINUS_1) for answer, hint in OTHER_ROWS for correction in (0, 1)),
-        *each(by_training, SHIFT_SLIPS),
+        (
+            by_training(lambda x, rows: (x - rows.mean(0)) / spread(rows).square()),
+            "You divide by the variance. The standard deviation, its root, makes the variance 1.",
+        ),
+        (
+            by_training(lambda x, rows: (x - rows.mean()) / rows.std(correction=0)),
+            "One mean and one spread serve all features. Each feature has its own: over dimension 0 alone.",
+        ),
+        (
+            by_training(lambda x, rows: (rows - rows.mean(0)) / spread(rows)),
+            "These are the training examples alone. All examples are asked, (M, D).",
+        ),
     ],
 )
 
@@ -912,9 +767,9 @@ STANDARDISE_BY_TRAINING = Exercise(
 
 def product_of_experts(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
     # Densities multiply, so precisions 1/σ² add up, and the means weigh by them. The prior: precision 1, mean 0.
-    precision = (-log_var).exp()  # (M, B, D)
-    total = 1 + precision.sum(0)  # (B, D)
-    return (precision * mu).sum(0) / total, -total.log()
+    prior = torch.zeros_like(log_var.sum(0))  # (B, D); also where M is 0
+    log_total = torch.cat([prior[None], -log_var]).logsumexp(0)  # stays finite where a precision is e^100
+    return ((-log_var - log_total).exp() * mu).sum(0), -log_total
 
 
 def experts(generator: Generator) -> list[tuple[Tensor, Tensor]]:
@@ -929,101 +784,16 @@ def experts(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(3, 3, 3, scale=1.5),
         draw(5, 1, 4),
         (mu, torch.stack([log_var[0], torch.full((2, 3), 20.0)])),  # an expert that knows nothing
+        (mu, torch.stack([log_var[0], torch.full((2, 3), -20.0)])),  # and one that is sure
         (torch.zeros(0, 2, 3), torch.zeros(0, 2, 3)),  # no modality: the prior
     ]
 
 
 Experts = Callable[[Tensor, Tensor], object]  # of mu and log_var, (M, B, D)
-Moment = tuple[str, Callable[[Tensor, Tensor], Tensor]]  # a hint; a function of mu and the precisions, (M, B, D)
-Slips = dict[str, Callable[[Tensor, Tensor], Tensor]]
-
-RIGHT_MEAN: Moment = ("The mean is right.", lambda mu, p: (p * mu).sum(0) / (1 + p.sum(0)))
-RIGHT_VARIANCE: Moment = ("The variance is right.", lambda mu, p: 1 / (1 + p.sum(0)))
-
-MEANS: Slips = {
-    "The mean leaves the prior out, which draws it to 0: 1 + Σ 1/σ² divides.": lambda mu, p: (p / p.sum(0) * mu).sum(0),
-    "The mean is the plain average of the means. An expert counts by its precision, 1/σ².": lambda mu, p: mu.mean(0),
-    "The mean is the plain average of the means and the prior's 0. "
-    "An expert counts by its precision, 1/σ².": lambda mu, p: mu.sum(0) / (len(mu) + 1),
-    "The mean is the sum of the means. They are averaged, each by its precision, 1/σ².": lambda mu, p: mu.sum(0),
-    "The mean weighs by the variances, so that who knows least has the last word. It weighs by 1/σ².": lambda mu, p: (
-        (mu / p).sum(0) / (1 + (1 / p).sum(0))
-    ),
-    "The mean weighs by the variances, without the prior, so that who knows least has the last word.": lambda mu, p: (
-        1 / p / (1 / p).sum(0) * mu
-    ).sum(0),
-}
-RARE_MEANS: Slips = {
-    "In the mean each expert brings a prior of its own, M of them.": lambda mu, p: (
-        (p * mu).sum(0) / (len(p) + p.sum(0))
-    ),
-    "The mean is not divided: Σ μ/σ² is the mean times the total precision.": lambda mu, p: (p * mu).sum(0),
-    "The mean weighs by 1/σ. The precision is one over the variance, exp(−log_var), without ½.": lambda mu, p: (
-        (p.sqrt() * mu).sum(0) / (1 + p.sqrt().sum(0))
-    ),
-}
-VARIANCES: Slips = {
-    "The variance leaves the prior out: its precision, 1, is one of the sum.": lambda mu, p: 1 / p.sum(0),
-    "The variances are averaged. Precisions, 1/σ², add up: two experts together are surer than either.": lambda mu, p: (
-        1 / p
-    ).mean(0),
-    "The variances are averaged, the prior's too. "
-    "Precisions, 1/σ², add up: two experts are surer than either.": lambda mu, p: (1 + (1 / p).sum(0)) / (len(p) + 1),
-    "The variances add up. Precisions, 1/σ², do: two experts are surer than either.": lambda mu, p: (1 / p).sum(0),
-    "The variances add up, the prior's too. Precisions, 1/σ², do: two experts are surer than either.": lambda mu, p: (
-        1 + (1 / p).sum(0)
-    ),
-    "The precisions are multiplied (the log-variances summed). They add up.": lambda mu, p: 1 / p.prod(0),
-    "The log-variances are averaged. The precisions, 1/σ², add up.": lambda mu, p: p.log().mean(0).neg().exp(),
-    "The variance adds up variances as if they were precisions, exp(−log_var).": lambda mu, p: 1 / (1 + (1 / p).sum(0)),
-    "The variance adds up variances as if they were precisions, "
-    "exp(−log_var), and leaves the prior out.": lambda mu, p: 1 / (1 / p).sum(0),
-    "The second is the logarithm of the precision. The log-variance is its negative.": lambda mu, p: 1 + p.sum(0),
-    "The second is the logarithm of the precision, without the prior. The log-variance is asked.": lambda mu, p: p.sum(
-        0
-    ),
-}
-RARE_VARIANCES: Slips = {
-    "In the variance each expert brings a prior of its own, M of them.": lambda mu, p: 1 / (len(p) + p.sum(0)),
-    "The precisions are averaged. They add up, each expert making the posterior surer.": lambda mu, p: 1 / p.mean(0),
-    "The variance adds up 1/σ. The precision is one over the variance, exp(−log_var), without ½.": lambda mu, p: (
-        1 / (1 + p.sqrt().sum(0))
-    ),
-}
-TOGETHER: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    "These are mean and variance of a mixture of the experts, which any one of them may decide. In a product all have "
-    "to agree.": lambda mu, p: (mu.mean(0), (1 / p).mean(0) + mu.square().mean(0) - mu.mean(0).square()),
-    "You divide the prior out of each expert. Here the experts are without it: it enters once, "
-    "and nothing is divided.": lambda mu, p: ((p * mu).sum(0) / (p.sum(0) - len(p) + 1), 1 / (p.sum(0) - len(p) + 1)),
-    "Each expert brings a prior of its own in yours, M of them. The prior enters once.": lambda mu, p: (
-        (p * mu).sum(0) / (len(p) + p.sum(0)),
-        1 / (len(p) + p.sum(0)),
-    ),
-    "You weigh by 1/σ. The precision is one over the variance, exp(−log_var), without ½.": lambda mu, p: (
-        (p.sqrt() * mu).sum(0) / (1 + p.sqrt().sum(0)),
-        1 / (1 + p.sqrt().sum(0)),
-    ),
-    "The precisions are multiplied. They add up, with 1 for the prior.": lambda mu, p: (
-        (p * mu).sum(0) / p.prod(0),
-        1 / p.prod(0),
-    ),
-    "You average over the experts before the prior is added (a `mean` in the place of a `sum`), so that all of them "
-    "together weigh as one.": lambda mu, p: ((p * mu).mean(0) / (1 + p.mean(0)), 1 / (1 + p.mean(0))),
-    "The mean is divided by M as well (a `mean` in the place of a `sum`). "
-    "The total precision divides already.": lambda mu, p: ((p * mu).mean(0) / (1 + p.sum(0)), 1 / (1 + p.sum(0))),
-    "The means are divided by the total precision, but not multiplied by their own first: Σ μ/σ².": lambda mu, p: (
-        mu.sum(0) / (1 + p.sum(0)),
-        1 / (1 + p.sum(0)),
-    ),
-    "You sum over the batch, dimension 1. The experts lie along dimension 0.": lambda mu, p: (
-        (p * mu).sum(1) / (1 + p.sum(1)),
-        1 / (1 + p.sum(1)),
-    ),
-}
 
 
 def gaussian(moments: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Experts:
-    """(mean, log-variance) from a function of mu and the precisions that gives mean and variance."""
+    """(mean, log-variance) from a function of mu and the precisions, (M, B, D), that gives mean and variance."""
 
     def moments_of(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
         mean, variance = moments(mu, (-log_var).exp())
@@ -1032,8 +802,12 @@ def gaussian(moments: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Expe
     return moments_of
 
 
-def both_of(mean: Moment, variance: Moment) -> tuple[Experts, str]:
-    return gaussian(lambda mu, p: (mean[1](mu, p), variance[1](mu, p))), f"{mean[0]} {variance[0]}"
+def right_mean(mu: Tensor, p: Tensor) -> Tensor:
+    return (p * mu).sum(0) / (1 + p.sum(0))
+
+
+def right_variance(p: Tensor) -> Tensor:
+    return 1 / (1 + p.sum(0))
 
 
 def of_product(value: Callable[[Tensor, Tensor], object]) -> Experts:
@@ -1041,29 +815,16 @@ def of_product(value: Callable[[Tensor, Tensor], object]) -> Experts:
     return lambda mu, log_var: value(*product_of_experts(mu, log_var))
 
 
-def as_variances(prior: float) -> Experts:
+def as_variances(mu: Tensor, log_var: Tensor, prior: float) -> tuple[Tensor, Tensor]:
     """The right rule, with the log-variances for variances, and with a prior of some precision."""
-
-    def moments(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-        total = prior + (1 / log_var).sum(0)
-        return (mu / log_var).sum(0) / total, 1 / total
-
-    return moments
+    total = prior + (1 / log_var).sum(0)
+    return (mu / log_var).sum(0) / total, 1 / total
 
 
 AS_VARIANCES = (
     "log_var is taken for the variance, in and out: the precision is exp(−log_var), and a logarithm is asked."
 )
-PAIR_SLIPS = {
-    "This is the variance in the second place. Its logarithm is asked.": lambda mean, log_var: (mean, log_var.exp()),
-    "This is the precision in the second place. The logarithm of the variance is asked.": lambda mean, log_var: (
-        mean,
-        (-log_var).exp(),
-    ),
-    "This is log σ in the second place. log σ² is asked, without ½.": lambda mean, log_var: (mean, log_var / 2),
-    "This is the standard deviation in the second place. "
-    "The logarithm of the variance is asked.": lambda mean, log_var: (mean, (log_var / 2).exp()),
-}
+AS_LOG_SIGMA = "log_var is taken for log σ. The precision is exp(−log_var), without a 2."
 
 PRODUCT_OF_EXPERTS = Exercise(
     reference=product_of_experts,
@@ -1075,23 +836,88 @@ PRODUCT_OF_EXPERTS = Exercise(
     "nothing changes nothing.",
     inputs=experts,
     wrong=[
-        *each(gaussian, TOGETHER),
-        *(both_of(RIGHT_MEAN, variance) for variance in (VARIANCES | RARE_VARIANCES).items()),
-        *(both_of(mean, RIGHT_VARIANCE) for mean in (MEANS | RARE_MEANS).items()),
         (
-            lambda mu, log_var: (
-                ((-log_var).exp() * mu).sum(0) / (-log_var).exp().sum(0),
-                1 / (-log_var).exp().sum(0),
-            ),
-            "The prior is left out: its precision is 1, its mean 0. And this is the variance in the second place; its "
-            "logarithm is asked.",
+            gaussian(lambda mu, p: ((p * mu).sum(0) / p.sum(0), 1 / p.sum(0))),
+            "The mean leaves the prior out, which draws it to 0: 1 + Σ 1/σ² divides. So does the variance: the prior's "
+            "precision, 1, is one of the sum.",
+        ),
+        (
+            gaussian(lambda mu, p: ((p * mu).sum(0) / p.sum(0), right_variance(p))),
+            "The variance is right. The mean leaves the prior out, which draws it to 0: 1 + Σ 1/σ² divides.",
+        ),
+        (
+            gaussian(lambda mu, p: (right_mean(mu, p), 1 / p.sum(0))),
+            "The mean is right. The variance leaves the prior out: its precision, 1, is one of the sum.",
+        ),
+        (
+            gaussian(lambda mu, p: ((p * mu).sum(0) / (len(p) + p.sum(0)), 1 / (len(p) + p.sum(0)))),
+            "Each expert brings a prior of its own in yours, M of them. The prior enters once.",
+        ),
+        (
+            gaussian(lambda mu, p: (mu.mean(0), (1 / p).mean(0))),
+            "The mean is the plain average of the means. An expert counts by its precision, 1/σ². The variances are "
+            "averaged, too. Precisions add up: two experts together are surer than either.",
+        ),
+        (
+            gaussian(lambda mu, p: (mu.mean(0), right_variance(p))),
+            "The variance is right. The mean is the plain average of the means. An expert counts by its precision, "
+            "1/σ².",
+        ),
+        (
+            gaussian(lambda mu, p: (right_mean(mu, p), (1 / p).sum(0))),
+            "The mean is right. The variances add up in yours. Precisions, 1/σ², do: two experts are surer than "
+            "either.",
+        ),
+        (
+            gaussian(lambda mu, p: ((mu / p).sum(0) / (1 + (1 / p).sum(0)), 1 / (1 + (1 / p).sum(0)))),
+            "You weigh and add up variances, exp(log_var), so that who knows least has the last word. Precisions are "
+            "exp(−log_var).",
+        ),
+        (
+            gaussian(lambda mu, p: ((p * mu).sum(0) / p.prod(0), 1 / p.prod(0))),
+            "The precisions are multiplied. They add up, with 1 for the prior.",
+        ),
+        (
+            gaussian(lambda mu, p: ((p * mu).mean(0) / (1 + p.mean(0)), 1 / (1 + p.mean(0)))),
+            "You average over the experts before the prior is added (a `mean` in the place of a `sum`), so that all of "
+            "them together weigh as one.",
+        ),
+        (
+            gaussian(lambda mu, p: (mu.sum(0) * right_variance(p), right_variance(p))),
+            "The means are divided by the total precision, but not multiplied by their own first: Σ μ/σ².",
+        ),
+        (
+            gaussian(lambda mu, p: ((p * mu).sum(0), right_variance(p))),
+            "The mean is not divided: Σ μ/σ² is the mean times the total precision.",
+        ),
+        (
+            gaussian(lambda mu, p: ((p * mu).sum(1) / (1 + p.sum(1)), 1 / (1 + p.sum(1)))),
+            "You sum over the batch, dimension 1. The experts lie along dimension 0.",
+        ),
+        (
+            gaussian(lambda mu, p: (right_mean(mu, p.sqrt()), right_variance(p.sqrt()))),
+            "You weigh by 1/σ. The precision is one over the variance, exp(−log_var), without ½.",
+        ),
+        (gaussian(lambda mu, p: (right_mean(mu, p.square()), right_variance(p.square()))), AS_LOG_SIGMA),
+        (
+            gaussian(lambda mu, p: (right_mean(mu, p.square()), right_variance(p.square()).sqrt())),
+            AS_LOG_SIGMA + " Nor has the result a ½.",
+        ),
+        (lambda mu, log_var: as_variances(mu, log_var, 1.0), AS_VARIANCES),
+        (lambda mu, log_var: as_variances(mu, log_var, 0.0), AS_VARIANCES),
+        (
+            of_product(lambda mean, log_var: (mean, log_var.exp())),
+            "This is the variance in the second place. Its logarithm is asked.",
+        ),
+        (
+            of_product(lambda mean, log_var: (mean, log_var / 2)),
+            "This is log σ in the second place. log σ² is asked, without ½.",
+        ),
+        (
+            of_product(lambda mean, log_var: (mean, -log_var)),
+            "The second is the logarithm of the precision. The log-variance is its negative.",
         ),
         (of_product(lambda mean, log_var: (log_var, mean)), "The order is exchanged: the mean comes first."),
-        (of_product(lambda mean, log_var: mean), "This is the mean alone. The log-variance is asked beside it."),
-        (of_product(lambda mean, log_var: log_var), "This is the log-variance alone. The mean comes before it."),
-        *(both_of(mean, variance) for mean, variance in product(MEANS.items(), VARIANCES.items())),
-        *each(of_product, PAIR_SLIPS),
-        *((as_variances(prior), AS_VARIANCES) for prior in (0.0, 1.0)),
     ],
 )
 
@@ -1158,74 +984,21 @@ def by_temperatures(of_student: Callable[[float], float], of_teacher: Callable[[
     )
 
 
-def hard_labels(log_q: Tensor, log_p: Tensor) -> Tensor:
+def hard_labels(student: Tensor, teacher: Tensor) -> Tensor:
     """−log q of the class that the teacher finds likeliest, (B,)."""
-    return -log_q.gather(1, log_p.argmax(1, keepdim=True)).squeeze(1)
+    return -student.log_softmax(1).gather(1, teacher.argmax(1, keepdim=True)).squeeze(1)
 
 
-NO_SQUARE = (
-    "T² is forgotten: the gradient of the KL falls as 1/T², so that a warmer teacher would hardly be heard beside "
-    "other losses."
-)
-NOUGHT = (
-    "A probability that is 0 in float32 gives log 0, and 0 · log 0 = nan. `log_softmax` works with the logits and "
-    "stays finite; a small constant against log 0 gives another value."
-)
 HARD = (
     "You train on the class that the teacher finds likeliest. What it knows of the other classes, which is what the "
     "student is to learn, is thrown away: use all of its probabilities."
 )
 
-DIVERGENCE_SLIPS = {
-    "The factor is T in yours. The gradient of the KL falls as 1/T², so the factor is T².": lambda log_q, log_p, t: (
-        t * kl(log_p, log_q)
-    ),
-    "You divide by T². It is the factor that makes up for the gradient's 1/T²: multiply.": lambda log_q, log_p, t: (
-        kl(log_p, log_q) / t**2
-    ),
-    "The KL is the wrong way round, KL(student ‖ teacher): the student could leave out what the teacher holds "
-    "possible. The weights are the teacher's probabilities. "
-    "(`kl_div(a, b)` is KL(b ‖ a).)": lambda log_q, log_p, t: t**2 * kl(log_q, log_p),
-    "The KL is the wrong way round, KL(student ‖ teacher), and T² is forgotten.": lambda log_q, log_p, t: kl(
-        log_q, log_p
-    ),
-    "This is the cross-entropy of teacher and student. Its gradient is the same, but it is not 0 where the two agree: "
-    "subtract the teacher's entropy, "
-    "which makes it the KL.": lambda log_q, log_p, t: -(t**2) * (log_p.exp() * log_q).sum(1),
-    "This is the cross-entropy of teacher and student, and T² is forgotten. "
-    "The KL is 0 where the two agree.": lambda log_q, log_p, t: -(log_p.exp() * log_q).sum(1),
-    "You average over the classes. A KL sums them: the probabilities are the weights.": lambda log_q, log_p, t: (
-        t**2 * (log_p.exp() * (log_p - log_q)).mean(1)
-    ),
-    "The weights are missing: the logarithms are averaged under the teacher's probabilities.": lambda log_q, log_p, t: (
-        t**2 * (log_p - log_q).sum(1)
-    ),
-    "This is the mean over the batch (`batchmean`). "
-    "One number for each example is asked, (B,).": lambda log_q, log_p, t: t**2 * kl(log_p, log_q).mean(),
-    "This is the mean over the batch (`batchmean`), without T². "
-    "One number for each example is asked, (B,).": lambda log_q, log_p, t: kl(log_p, log_q).mean(),
-    "This is the mean cross-entropy of the batch. The KL of each example is asked, (B,).": lambda log_q, log_p, t: (
-        -(t**2) * (log_p.exp() * log_q).sum(1).mean()
-    ),
-    "This is the mean over batch and classes (`kl_div` without a `reduction`). One number for each example is asked, "
-    "the sum over its classes.": lambda log_q, log_p, t: t**2 * (log_p.exp() * (log_p - log_q)).mean(),
-    "`kl_div` wants the teacher's probabilities, not their logarithms, unless "
-    "it is told `log_target=True`.": lambda log_q, log_p, t: t**2 * (torch.xlogy(log_p, log_p) - log_p * log_q).sum(1),
-    "log p is compared with q itself. `kl_div` wants the logarithm of the student's probabilities: "
-    "`log_softmax`.": lambda log_q, log_p, t: t**2 * (log_p.exp() * (log_p - log_q.exp())).sum(1),
-    "You sum over the batch, dimension 0. The classes lie along dimension 1.": lambda log_q, log_p, t: (
-        t**2 * (log_p.exp() * (log_p - log_q)).sum(0)
-    ),
-    "Where the student's probability is 0 in float32, its logarithm is infinite (`kl_divergence` of two Categorical "
-    "gives that, too). `log_softmax` works with "
-    "the logits and stays finite.": lambda log_q, log_p, t: t**2 * (log_p.exp() * (log_p - log_q.exp().log())).sum(1),
-}
-
 DISTILLATION_LOSS = Exercise(
     reference=distillation_loss,
-    statement="T² · KL(teacher ‖ student) for each example, (B,), in nats: the logits of both, (B, K), divided by the "
-    "temperature T and put through a softmax, give the two distributions over the classes. Training will "
-    "differentiate it by the student's logits.",
+    statement="T² · KL(teacher ‖ student) for each example, (B,), in nats: the logits of both, (B, K), which may be "
+    "hundreds, divided by the temperature T and put through a softmax, give the two distributions over the classes. "
+    "Training will differentiate it by the student's logits.",
     nudge="First both log_softmax(logits / T). KL(p ‖ q) is an expectation under p: whose probabilities are the "
     "weights, when the student is to learn from the teacher?",
     right="gradients included, and a teacher that is quite sure. With a warm T small probabilities count, too: that a "
@@ -1239,7 +1012,25 @@ DISTILLATION_LOSS = Exercise(
             lambda student, teacher, t: distillation_loss(student, teacher, t).detach(),
             "No gradient comes back to the student (numpy, `.item()`, `detach` or `no_grad`?), so it learns nothing.",
         ),
-        (by_softened(lambda log_q, log_p, t: kl(log_p, log_q)), NO_SQUARE),
+        (
+            by_softened(lambda log_q, log_p, t: kl(log_p, log_q)),
+            "T² is forgotten: the gradient of the KL falls as 1/T², so that a warmer teacher would hardly be heard "
+            "beside other losses.",
+        ),
+        (
+            by_softened(lambda log_q, log_p, t: t * kl(log_p, log_q)),
+            "The factor is T in yours. The gradient of the KL falls as 1/T², so the factor is T².",
+        ),
+        (
+            by_softened(lambda log_q, log_p, t: t**2 * kl(log_q, log_p)),
+            "The KL is the wrong way round, KL(student ‖ teacher): the student could leave out what the teacher holds "
+            "possible. The weights are the teacher's probabilities. (`kl_div(a, b)` is KL(b ‖ a).)",
+        ),
+        (
+            by_softened(lambda log_q, log_p, t: -(t**2) * (log_p.exp() * log_q).sum(1)),
+            "This is the cross-entropy of teacher and student. Its gradient is the same, but it is not 0 where the two "
+            "agree: subtract the teacher's entropy, which makes it the KL.",
+        ),
         (
             by_temperatures(lambda t: 1.0, lambda t: t),
             "Only the teacher is softened. The student's logits are divided by T as well, or it would have to learn a "
@@ -1252,37 +1043,54 @@ DISTILLATION_LOSS = Exercise(
         ),
         (by_temperatures(lambda t: 1.0, lambda t: 1.0), "The temperature stands in front alone, not in the softmax."),
         (
-            lambda student, teacher, t: kl(teacher.log_softmax(1), student.log_softmax(1)),
-            "The temperature does not appear. The logits of both are divided by T before the softmax, and T² stands "
-            "in front.",
-        ),
-        (
             by_temperatures(lambda t: 1 / t, lambda t: 1 / t),
             "You multiply the logits by T, which sharpens. Softening divides by it.",
         ),
+        (lambda student, teacher, t: hard_labels(student, teacher), HARD),
+        (lambda student, teacher, t: t**2 * hard_labels(student / t, teacher), HARD),
         (
-            lambda student, teacher, t: -(teacher.softmax(1) * student.log_softmax(1)).sum(1),
-            "This is the cross-entropy of teacher and student, and the temperature does not appear.",
+            by_softened(lambda log_q, log_p, t: t**2 * (log_p.exp() * (log_p - log_q)).mean(1)),
+            "You average over the classes. A KL sums them: the probabilities are the weights.",
         ),
-        (by_softened(lambda log_q, log_p, t: t**2 * hard_labels(log_q, log_p)), HARD),
-        (by_softened(lambda log_q, log_p, t: hard_labels(log_q, log_p)), HARD),
-        (lambda student, teacher, t: hard_labels(student.log_softmax(1), teacher), HARD),
-        (lambda student, teacher, t: t**2 * hard_labels(student.log_softmax(1), teacher), HARD),
         (
-            lambda student, teacher, t: (student - teacher).square().mean(1),
-            "This is the squared difference of the logits, in the mean over the classes. Distillation comes near to "
-            "half of it, for centred logits and a very large T; the KL is asked.",
+            by_softened(lambda log_q, log_p, t: t**2 * (log_p - log_q).sum(1)),
+            "The weights are missing: the logarithms are averaged under the teacher's probabilities.",
+        ),
+        (
+            by_softened(lambda log_q, log_p, t: t**2 * kl(log_p, log_q).mean()),
+            "This is the mean over the batch (`batchmean`). One number for each example is asked, (B,).",
+        ),
+        (
+            by_softened(lambda log_q, log_p, t: t**2 * (log_p.exp() * (log_p - log_q)).mean()),
+            "This is the mean over batch and classes (`kl_div` without a `reduction`). One number for each example is "
+            "asked, the sum over its classes.",
+        ),
+        (
+            by_softened(lambda log_q, log_p, t: t**2 * (torch.xlogy(log_p, log_p) - log_p * log_q).sum(1)),
+            "`kl_div` wants the teacher's probabilities, not their logarithms, unless it is told `log_target=True`.",
+        ),
+        (
+            by_softened(lambda log_q, log_p, t: t**2 * (log_p.exp() * (log_p - log_q.exp())).sum(1)),
+            "log p is compared with q itself. `kl_div` wants the logarithm of the student's probabilities: "
+            "`log_softmax`.",
+        ),
+        (
+            by_softened(lambda log_q, log_p, t: t**2 * (log_p.exp() * (log_p - log_q.exp().log())).sum(1)),
+            "Where the student's probability is 0 in float32, its logarithm is infinite (`kl_divergence` of two "
+            "Categorical gives that, too). `log_softmax` works with the logits and stays finite.",
         ),
         (
             lambda student, teacher, t: t**2 * ((teacher / t).softmax(1) * (teacher - student) / t).sum(1),
             "The logits stand where the logarithms belong: the log of the normalising sum is missing. `log_softmax`.",
         ),
-        (
-            lambda student, teacher, t: t**2 * kl((teacher / t).log_softmax(0), (student / t).log_softmax(0)),
-            "Your softmax runs over the batch, dimension 0. The classes lie along dimension 1.",
+        *(
+            (
+                by_probabilities(small),
+                "A probability that is 0 in float32 gives log 0, and 0 · log 0 = nan. `log_softmax` works with the "
+                "logits and stays finite; a small constant against log 0 gives another value.",
+            )
+            for small in (0.0, 1e-12, 1e-10, 1e-8, 1e-6)
         ),
-        *each(by_softened, DIVERGENCE_SLIPS),
-        *((by_probabilities(small), NOUGHT) for small in (0.0, 1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)),
     ],
 )
 
