@@ -16,10 +16,6 @@ def shares(generator: Generator, k: int) -> Tensor:
     return torch.randn(k, generator=generator).mul(1.2).softmax(0)
 
 
-def each(builder, by_hint):  # until the files of 10 and 11 are written anew
-    return [(builder(value), hint) for hint, value in by_hint.items()]
-
-
 def normalised(p: Tensor) -> Tensor:
     return p / p.sum(1, keepdim=True)
 
