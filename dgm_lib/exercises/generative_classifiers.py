@@ -143,6 +143,10 @@ BAYES_POSTERIOR = Exercise(
             of_joint(torch.sigmoid),
             "A sigmoid asks of each class by itself, yes or no. One of K classes is the true one: softmax over all.",
         ),
+        (
+            of_joint(lambda joint: (joint == joint.amax(1, keepdim=True)).float()),
+            "You give all to the most probable class. The probabilities are asked: they say how sure that is.",
+        ),
         (of_joint(lambda joint: joint * 1), "This is log p(x|c) p(c). Divide by p(x), the sum over the classes."),
         (exp_and_divide(torch.max), BATCH_MAX),
         (exp_and_divide(lambda joint: joint.amax(0)), COLUMN_MAX),
@@ -253,7 +257,7 @@ LOG_EVIDENCE = Exercise(
                 "A small constant keeps a share from being 0, so that a class that never occurs is counted. log 0 = "
                 "−inf does no harm: logsumexp gives that class 0.",
             )
-            for small in (1e-12, 1e-10, 1e-8, 1e-6)
+            for small in (1e-12, 1e-10, 1e-8, 1e-6, 1e-3)
         ),
     ],
 )
@@ -273,7 +277,7 @@ def classifiers_elsewhere(generator: Generator) -> list[tuple[Tensor, Tensor, Te
 
     easy = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log(), torch.tensor([0.5, 0.5]), torch.tensor([0.1, 0.9])
     logits, old, _ = draw(4, 3)
-    gone = logits + torch.tensor([0.0, 0.0, 60.0]), old, torch.tensor([0.5, 0.5, 0.0])  # what was sure is no more
+    gone = logits + torch.tensor([0.0, 0.0, 20.0]), old, torch.tensor([0.5, 0.5, 0.0])  # what was sure is no more
     same = draw(3, 4)
     mixed = torch.tensor([[500.0] * 3, [-500.0] * 3, [0.0] * 3, [500.0, -500.0, 499.0]]) + draw(4, 3)[0]
     return [
@@ -363,7 +367,10 @@ SHIFTED_POSTERIOR = Exercise(
         (by_exp_of_logits(lambda logits: logits.amax(0)), COLUMN_MAX),
         (by_exp_of_logits(lambda logits: logits.amin(1, keepdim=True)), NOT_THE_LARGEST),
         (by_exp_of_logits(lambda logits: logits.mean(1, keepdim=True)), NOT_THE_LARGEST),
-        (lambda logits, old, new: (logits + (new + 1e-8).log() - old.log()).softmax(1), SMALL_CONSTANT),
+        *(
+            (lambda logits, old, new, e=e: (logits + (new + e).log() - old.log()).softmax(1), SMALL_CONSTANT)
+            for e in (1e-12, 1e-10, 1e-8, 1e-6)
+        ),
     ],
 )
 

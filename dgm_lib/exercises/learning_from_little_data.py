@@ -124,6 +124,10 @@ UNLABELLED_BOUND = Exercise(
         (by_log_q(lambda bounds, log_q, q: likeliest(bounds, log_q)), BY_ARGMAX),
         (by_log_q(lambda bounds, log_q, q: likeliest(bounds, log_q) + entropy(log_q)), BY_ARGMAX),
         (
+            by_log_q(lambda bounds, log_q, q: bounds.mean(1) + entropy(log_q)),
+            "You average the bounds: each class counts the same. Each counts by q(y|x).",
+        ),
+        (
             by_log_q(lambda bounds, log_q, q: bounds.logsumexp(1)),
             "This is log Σ_y exp(bound), but q(y|x) does not appear. The bound that this q(y|x) gives is asked.",
         ),
@@ -571,6 +575,16 @@ def divided_where(above: float, sigma: Callable[[Tensor], Tensor]) -> Standardis
     return by_training(lambda x, rows: (x - rows.mean(0)) / torch.where(sigma(rows) > above, sigma(rows), 1.0))
 
 
+def divided_by_hardly_more(add: bool, eps: float, correction: int) -> Standardised:
+    """Divided by the standard deviation and a small number, added to it or its least value."""
+
+    def standardised(x: Tensor, training: Tensor) -> Tensor:
+        sigma = x[training].std(0, correction=correction)
+        return (x - x[training].mean(0)) / (sigma + eps if add else sigma.clamp(min=eps))
+
+    return standardised
+
+
 N_MINUS_1 = "Your variance divides by N − 1 (torch's default). The mean squared deviation divides by N: `correction=0`."
 LEAKS = (
     "The statistics are those of all examples, the test set's included: it has helped to prepare its own inputs, and "
@@ -599,12 +613,10 @@ STANDARDISE_BY_TRAINING = Exercise(
     rtol=1e-4,
     wrong=[
         *(
-            (
-                by_training(lambda x, rows, n=n, eps=eps: (x - rows.mean(0)) / (rows.std(0, correction=n) + eps)),
-                CONSTANT + n * " (And your variance divides by N − 1: `correction=0`.)",
-            )
+            (divided_by_hardly_more(add, eps, n), CONSTANT + n * " (And your variance divides by N − 1.)")
             for n in (0, 1)
             for eps in (0.0, 1e-12, 1e-8, 1e-6, 1e-5)
+            for add in (True, False)
         ),
         (divided_where(0, lambda rows: rows.std(0, correction=0)), NOT_QUITE_0),
         (divided_where(0, lambda rows: (rows - rows.mean(0)).square().mean(0).sqrt()), NOT_QUITE_0),
@@ -664,7 +676,6 @@ def experts(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(3, 3, 3, scale=1.5),
         draw(5, 1, 4),
         (mu, torch.stack([log_var[0], torch.full((2, 3), 20.0)])),  # an expert that knows nothing
-        (mu, torch.stack([log_var[0], torch.full((2, 3), -20.0)])),  # and one that is sure
         (torch.zeros(0, 2, 3), torch.zeros(0, 2, 3)),  # no modality: the prior
     ]
 
@@ -766,6 +777,7 @@ PRODUCT_OF_EXPERTS = Exercise(
             AS_LOG_SIGMA + " Nor has the result a ½.",
         ),
         (lambda mu, log_var: as_variances(mu, log_var, 1.0), AS_VARIANCES),
+        (lambda mu, log_var: as_variances(mu, log_var, 0.0), AS_VARIANCES),
         (
             of_product(lambda mean, log_var: (mean, log_var.exp())),
             "This is the variance in the second place. Its logarithm is asked.",

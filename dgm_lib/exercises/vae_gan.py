@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import conv2d, pad, softplus
+from torch.nn.functional import conv2d, softplus
 
 from dgm_lib.exercises.adversarial_learning import LinearCritic, Network
 from dgm_lib.exercises.engine import Exercise
@@ -145,11 +145,6 @@ def each(table: Tensor) -> Tensor:
     return table.flatten(1).mean(1)
 
 
-def laplacian(x: Tensor) -> Tensor:
-    x = pad(x, (1, 1, 1, 1), mode="reflect")
-    return x[..., 2:, 1:-1] + x[..., :-2, 1:-1] + x[..., 1:-1, 2:] + x[..., 1:-1, :-2] - 4 * x[..., 1:-1, 1:-1]
-
-
 SHARPNESS = Exercise(
     reference=sharpness,
     statement="How sharp each image of x (B, C, H, W) is, (B,): the mean squared difference of pixels that are "
@@ -207,10 +202,6 @@ SHARPNESS = Exercise(
         (
             lambda x: x.flatten(1).var(1, correction=0),
             "This is the variance of the pixels, which a shuffle leaves as it is: neighbours have to be compared.",
-        ),
-        (
-            lambda x: laplacian(x).flatten(1).var(1),
-            "This is the variance of the Laplacian, another measure. Squared differences of neighbours are asked.",
         ),
     ],
 )

@@ -730,6 +730,9 @@ def too_far(data: Tensor, model: Tensor, limit: float) -> Tensor:
 
 
 ITSELF = "This is the first broken epoch itself. Go back to the one before: its weights are the last good ones."
+DATA_ABOVE = "You forgot the absolute value: only energies of the data above those of the chains are found."
+CHAINS_ABOVE = "You forgot the absolute value: only energies of the chains above those of the data are found."
+AND_NAN = " And nan passes as sound: ask `isfinite`."
 ONE_OF_THE_TWO = "Only one of the two energies is asked whether it is finite. Either may be nan alone."
 
 ROLLBACK_EPOCH = Exercise(
@@ -764,22 +767,12 @@ ROLLBACK_EPOCH = Exercise(
             before_first(lambda *run: ~(run[0].isfinite() | run[1].isfinite()) | too_far(*run)),
             "An epoch is broken in yours only if BOTH energies are not finite. One of them is enough.",
         ),
-        (
-            apart(lambda data, model: data - model),
-            "You forgot the absolute value: the chains may lie above the data, too.",
-        ),
-        (
-            apart(lambda data, model: model - data),
-            "You forgot the absolute value: the data may lie above the chains, too.",
-        ),
-        (
-            before_first(lambda data, model, limit: data - model > limit),
-            "You forgot the absolute value: the chains may lie above the data, too. And nan passes: `isfinite`.",
-        ),
-        (
-            before_first(lambda data, model, limit: model - data > limit),
-            "You forgot the absolute value: the data may lie above the chains, too. And nan passes: `isfinite`.",
-        ),
+        (apart(lambda data, model: data - model), DATA_ABOVE),
+        (apart(lambda data, model: model - data), CHAINS_ABOVE),
+        (before_first(lambda data, model, limit: ~(data - model <= limit)), DATA_ABOVE),
+        (before_first(lambda data, model, limit: ~(model - data <= limit)), CHAINS_ABOVE),
+        (before_first(lambda data, model, limit: data - model > limit), DATA_ABOVE + AND_NAN),
+        (before_first(lambda data, model, limit: model - data > limit), CHAINS_ABOVE + AND_NAN),
         (
             before_first(lambda data, model, limit: not_finite(data, model) | ((data - model).abs() >= limit)),
             "A gap of exactly limit counts as broken in yours. More than limit is asked.",
