@@ -166,7 +166,7 @@ SHARPNESS = Exercise(
         ),
         (
             by_differences(lambda right, below: each(right.abs()) + each(below.abs())),
-            "You take absolute differences: a slow ramp and a sharp edge are the same for them. The square is asked.",
+            "You take absolute differences, the total variation: ramp and edge are the same for it. Square them.",
         ),
         (
             by_differences(lambda right, below: each(right) + each(below)),
@@ -190,7 +190,7 @@ SHARPNESS = Exercise(
         ),
         (
             lambda x: each((x - x.roll(1, 3)).square()) + each((x - x.roll(1, 2)).square()),
-            "Pixels at one edge are compared with those at the opposite edge (`torch.roll`). They are no neighbours.",
+            "Pixels at opposite edges are compared (`torch.roll` goes round). They are no neighbours.",
         ),
         (
             lambda x: (
@@ -273,7 +273,7 @@ FEATURE_RECONSTRUCTION = Exercise(
     wrong=[
         (
             lambda phi, x, reconstruction: half_squares(phi(x), phi(reconstruction)).detach(),
-            "No gradient comes back to the reconstruction: the features of x may be detached, those of x̂ not.",
+            "No gradient comes back to x̂, so neither encoder nor decoder learns. Only those of x may be detached.",
         ),
         (
             lambda phi, x, reconstruction: half_squares(x, reconstruction),
