@@ -253,7 +253,7 @@ LOG_EVIDENCE = Exercise(
         (taken_out(lambda log_p: log_p.mean(1, keepdim=True)), NOT_THE_LARGEST),
         *(
             (
-                lambda log_p, prior, small=small: (log_p + (prior + small).log()).logsumexp(1),
+                lambda log_p, prior, small=small: (log_p + prior.clamp(min=small).log()).logsumexp(1),
                 "A small constant keeps a share from being 0, so that a class that never occurs is counted. log 0 = "
                 "−inf does no harm: logsumexp gives that class 0.",
             )
