@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import test_exercises_classification
 import test_exercises_little_data
+import test_exercises_vae_gan
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -342,21 +343,6 @@ def precision_without_itself(real, made, k):
     return (torch.cdist(made, real) - radii <= 0).sum(1).gt(0).double().mean()
 
 
-def sharpness_by_convolution(x):
-    pixels = x.flatten(0, 1)[:, None].double()
-    kernels = torch.tensor([[-1.0, 1.0]]).double()
-    maps = [F.conv2d(pixels, kernel.view(1, 1, *kernel.shape)) for kernel in (kernels, kernels.T)]
-    return sum(table.square().mean((1, 2, 3)).view(len(x), -1).mean(1) for table in maps)
-
-
-def three_players_by_labels(kl, reconstruction, real, reconstructed, sampled, gamma):
-    bce = F.binary_cross_entropy_with_logits
-    made = torch.stack([reconstructed, sampled])
-    zeros, ones = torch.zeros_like(made), torch.ones_like(made)
-    critic = bce(real, ones[0]) + 2 * bce(made, zeros)
-    return (kl + reconstruction).mean(), (gamma * reconstruction).mean() + 2 * bce(made, ones), critic
-
-
 ALTERNATIVES = {
     "scale_pixels": [
         lambda x, levels: x / (levels - 1),
@@ -631,44 +617,14 @@ ALTERNATIVES = {
         ),
     ],
     "precision": [precision_in_loops, precision_without_itself],
-    "best_reconstruction": [
-        lambda candidates, weights: torch.einsum("k,kchw->chw", weights, candidates),
-        lambda candidates, weights: np.average(candidates.numpy(), axis=0, weights=weights.numpy()),
-        lambda candidates, weights: sum(w * x for w, x in zip(weights, candidates.double())),
-    ],
-    "sharpness": [
-        sharpness_by_convolution,
-        lambda x: torch.diff(x, dim=-1).pow(2).mean((1, 2, 3)) + torch.diff(x, dim=-2).pow(2).mean((1, 2, 3)),
-        lambda x: sum((np.diff(x.numpy(), axis=axis) ** 2).mean((1, 2, 3)) for axis in (2, 3)),
-    ],
-    "feature_reconstruction": [
-        lambda phi, x, x_hat: F.mse_loss(phi(x_hat), phi(x), reduction="none").sum((1, 2, 3)) / 2,
-        lambda phi, x, x_hat: [0.5 * torch.sum((a - b) ** 2) for a, b in zip(phi(x).detach(), phi(x_hat))],
-        lambda phi, x, x_hat: (
-            Normal(0.0, 1.0).log_prob(torch.zeros(())) - Normal(phi(x_hat), 1.0).log_prob(phi(x))
-        ).sum((1, 2, 3)),
-    ],
-    "hybrid_critic_loss": [
-        lambda critic, x, x_hat, sample: (
-            critic_loss_by_labels(critic(x), critic(x_hat.data)) - F.logsigmoid(-critic(sample.detach())).mean()
-        ),
-        lambda critic, x, x_hat, sample: (
-            F.softplus(-critic(x)).mean() + sum(F.softplus(critic(made.detach())).mean() for made in (sample, x_hat))
-        ),
-    ],
-    "three_players": [three_players_by_labels],
-    "balanced_weight": [
-        lambda rec, game: torch.linalg.vector_norm(rec) / torch.linalg.vector_norm(game),
-        lambda rec, game: (rec.square().sum() / game.square().sum()).sqrt(),
-        lambda rec, game: np.linalg.norm(rec.numpy().ravel()) / np.linalg.norm(game.numpy().ravel()),
-    ],
 }
 
 
 def test_names_are_unique_and_every_exercise_has_another_right_answer():
     names = [exercise.name for exercise in ALL]
     assert len(names) == len(set(names))
-    own = (test_exercises_classification.ALTERNATIVES, test_exercises_little_data.ALTERNATIVES)
+    files = (test_exercises_vae_gan, test_exercises_classification, test_exercises_little_data)
+    own = (file.ALTERNATIVES for file in files)
     assert set(ALTERNATIVES).union(*own) == set(names)
 
 
@@ -978,26 +934,6 @@ def test_no_sample_of_the_inputs_lies_on_the_edge_of_a_ball():
     for real, made, k in find("precision").draw_inputs():
         radii = torch.cdist(real, real).sort(1).values[:, k]
         assert ((torch.cdist(made, real) - radii).abs() > 1e-4 * radii).all()
-
-
-def test_the_mean_has_the_least_expected_error_and_is_less_sharp():
-    for candidates, weights in find("best_reconstruction").draw_inputs():
-        best = find("best_reconstruction").reference(candidates, weights).requires_grad_()
-        error = weights @ (candidates - best).square().sum((1, 2, 3))
-        (slope,) = torch.autograd.grad(error, best)
-        torch.testing.assert_close(slope, torch.zeros_like(best), atol=1e-6, rtol=0)  # the error is convex in x̂
-        sharp = find("sharpness").reference(torch.stack([best, *candidates]))
-        assert sharp[0] <= weights @ sharp[1:] + 1e-6  # a convex measure: a blend is no sharper than what it blends
-
-
-def test_losses_of_the_three_players_are_those_of_the_two_games():
-    _, _, real, reconstructed, sampled, gamma = find("three_players").draw_inputs()[1]
-    zero = torch.zeros(4)
-    encoder, decoder, critic = find("three_players").reference(zero, zero, real, reconstructed, sampled, gamma)
-    made = [find("generator_loss").reference(fake) for fake in (reconstructed, sampled)]
-    torch.testing.assert_close(decoder, sum(made))
-    torch.testing.assert_close(critic, find("critic_loss").reference(real, reconstructed) + F.softplus(sampled).mean())
-    assert encoder == 0
 
 
 # ---- known wrong answers -------------------------------------------------------------------------------------------
@@ -1316,20 +1252,6 @@ def precision_around_itself(real, made, k):
     return (torch.cdist(made, real) <= radii).any(1).float().mean()
 
 
-def hybrid(critic, x, x_hat, sample, *, held=torch.Tensor.detach, label=0.0):
-    return (
-        bce_of_logits(critic(x), 1.0)
-        + bce_of_logits(critic(held(x_hat)), label)
-        + bce_of_logits(critic(sample.detach()), 0.0)
-    )
-
-
-def players(kl, rec, real, reconstructed, sampled, gamma, *, deceive=1.0, sign=1.0, share=0.0):
-    game = sign * (bce_of_logits(reconstructed, deceive) + bce_of_logits(sampled, deceive))
-    critic = bce_of_logits(real, 1.0) + bce_of_logits(reconstructed, 0.0) + bce_of_logits(sampled, 0.0)
-    return kl.mean() + rec.mean() + share * game, gamma * rec.mean() + game, critic
-
-
 SEEN = [
     ("optimal_critic", lambda p, q: torch.exp(q) / (torch.exp(p) + torch.exp(q)), "probability that x was made"),
     ("optimal_critic", lambda p, q: np.exp(p.numpy()) / (np.exp(p.numpy()) + np.exp(q.numpy())), "exp(−1000) is 0"),
@@ -1412,33 +1334,6 @@ SEEN = [
     ("precision", recall, "this is recall"),
     ("precision", precision_around_itself, "the nearest point of each is itself"),
     ("precision", lambda r, m, k: precision_in_loops(r, m, min(k + 1, len(r) - 1)), "one neighbour too large"),
-    ("best_reconstruction", lambda x, w: x[w.argmax()], "the most probable image"),
-    ("best_reconstruction", lambda x, w: x.mean(0), "count the same"),
-    ("sharpness", lambda x: x.diff(dim=3).pow(2).mean((1, 2, 3)), "neighbours in a row are compared"),
-    (
-        "sharpness",
-        lambda x: x.diff(dim=3).abs().mean((1, 2, 3)) + x.diff(dim=2).abs().mean((1, 2, 3)),
-        "total variation",
-    ),
-    (
-        "sharpness",
-        lambda x: sum((x - x.roll(1, d)).square().mean((1, 2, 3)) for d in (2, 3)),
-        "`torch.roll` goes round",
-    ),
-    ("feature_reconstruction", lambda phi, x, x_hat: ((x - x_hat) ** 2).sum((1, 2, 3)) / 2, "error in pixels"),
-    (
-        "feature_reconstruction",
-        lambda phi, x, x_hat: ((phi(x) - phi(x_hat)) ** 2).mean((1, 2, 3)),
-        "average over the features",
-    ),
-    ("feature_reconstruction", lambda phi, x, x_hat: F.mse_loss(phi(x_hat), phi(x)), "features and batch at once"),
-    ("feature_reconstruction", lambda phi, x, x_hat: ((phi(x) - phi(x_hat)) ** 2).sum((1, 2, 3)), "The ½ of the"),
-    ("hybrid_critic_loss", partial(hybrid, label=1.0), "Reconstructions have the label real"),
-    ("three_players", partial(players, deceive=0.0), "critic's labels for what it makes"),
-    ("three_players", partial(players, deceive=0.0, sign=-1.0), "saturating, log(1 − D)"),
-    ("three_players", partial(players, sign=-1.0), "log D makes its images look made"),
-    ("three_players", partial(players, share=1.0), "posterior leaves the prior"),
-    ("balanced_weight", lambda rec, game: game.norm() / rec.norm(), "upside down"),
     ("boltzmann_probabilities", lambda e, t: np.exp(-e.numpy() / t), "Z is missing"),
     ("boltzmann_probabilities", lambda e, t: F.softmax(e / t, -1), "Low energy means probable"),
     ("boltzmann_probabilities", lambda e, t: F.softmax(-e * t, -1), "You multiply by T"),
@@ -1829,13 +1724,6 @@ CUT_OFF = [
     ("gradient_penalty", partial(penalty_by_backward, create_graph=False), "`create_graph=True` keeps"),
     ("gradient_penalty", lambda *a: penalty_by_backward(*a).detach(), "`create_graph=True` keeps"),
     ("generator_output", lambda raw: torch.from_numpy(1 / (1 + np.exp(-raw.numpy()))), "the generator learns nothing"),
-    (
-        "feature_reconstruction",
-        lambda phi, x, x_hat: F.mse_loss(phi(x), phi(x_hat.detach()), reduction="none").sum((1, 2, 3)) / 2,
-        "neither encoder nor decoder",
-    ),
-    ("hybrid_critic_loss", partial(hybrid, held=lambda x_hat: x_hat), "back through the reconstructions, into"),
-    ("hybrid_critic_loss", lambda *a: hybrid(*a).item(), "to the critic, in its own turn"),
 ]
 
 

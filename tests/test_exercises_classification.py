@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import reduce
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch.distributions import Categorical, MultivariateNormal, Normal
 
 from dgm_lib import calibration, metrics
 from dgm_lib.classify import ClassGaussians, change_prior
-from dgm_lib.exercises import find, generative_classifiers, joint_energy, judge
+from dgm_lib.exercises import find, generative_classifiers, judge
+from dgm_lib.exercises import your_classifier_is_an_energy_model as joint_energy
 
 ALL = generative_classifiers.EXERCISES + joint_energy.EXERCISES
 
@@ -51,6 +53,11 @@ def evidence_by_the_likeliest_class(log_likelihood, prior):
     return log_likelihood[range(len(label)), label] + prior[label].log() - largest.log()
 
 
+def evidence_with_its_maximum(joint):
+    largest = joint.max(1).values
+    return largest + torch.log(torch.exp(joint - largest[:, None]).sum(1))
+
+
 def shifted_by_bayes(logits, old, new):
     return reference("bayes_posterior")((logits - old.log())[..., None], new)
 
@@ -80,6 +87,15 @@ def calibration_by_bucketize(probs, y, bins):
     count = member.sum(0).clamp(min=1)
     gap = (member.T @ (label == y).double()) / count - (member.T @ confidence) / count
     return (gap.abs() * count / len(y)).sum()
+
+
+def calibration_by_sorting(probs, y, bins):
+    """Runs of equal intervals among the sorted confidences."""
+    confidence, order = probs.amax(1).sort()
+    right = (probs.argmax(1) == y)[order].double()
+    _, counts = (confidence * bins).ceil().unique_consecutive(return_counts=True)
+    parts = zip(right.split(counts.tolist()), confidence.split(counts.tolist()))
+    return sum(abs(r.sum() - c.double().sum()) for r, c in parts) / len(y)
 
 
 def known_by_distributions(x, known, mu, cov):
@@ -118,6 +134,27 @@ def known_by_schur_complement(x, known, mu, cov):
     return values
 
 
+def known_by_eigenvalues(x, known, mu, cov):
+    values = []
+    for row, seen in zip(x.double(), known):
+        scale, axes = torch.linalg.eigh(cov.double()[seen][:, seen])
+        z = axes.T @ (row - mu)[seen]
+        values.append(Normal(torch.zeros_like(z), scale.sqrt()).log_prob(z).sum())
+    return values
+
+
+def known_pixel_by_pixel(x, known, mu, cov):
+    """The chain rule: each known pixel given the known ones before it."""
+    values = []
+    for row, seen in zip(x.double(), known):
+        z, s, total = (row - mu.double())[seen], cov.double()[seen][:, seen], torch.zeros((), dtype=torch.float64)
+        for i in range(len(z)):
+            gain = torch.linalg.solve(s[:i, :i], s[:i, i])
+            total += Normal(gain @ z[:i], (s[i, i] - gain @ s[:i, i]).sqrt()).log_prob(z[i])
+        values.append(total)
+    return values
+
+
 def honest_in_loops(logits, y, split, temperatures):
     def loss(which, T):
         rows = [(row / T, label) for row, label, part in zip(logits.double(), y, split) if part == which]
@@ -126,8 +163,8 @@ def honest_in_loops(logits, y, split, temperatures):
     return loss(2, min(temperatures.tolist(), key=lambda T: loss(1, T)))
 
 
-def honest_in_one_table(logits, y, split, temperatures):
-    table = Categorical(logits=logits / temperatures[:, None, None]).log_prob(y)  # (M, N)
+def honest_in_one_table(logits, y, split, temperatures, *, log=lambda log_p: log_p):
+    table = log(Categorical(logits=logits / temperatures[:, None, None]).log_prob(y))  # (M, N)
     return -table[table[:, split == 1].mean(1).argmax()][split == 2].mean()
 
 
@@ -147,6 +184,18 @@ def range_in_loops(lower, upper, prior):
             joint[:, c] = mine[:, c]
             end[:, c] = (joint.clamp(max=5e3) + prior.log()).softmax(1)[:, c]
     return lowest, highest
+
+
+def odds_against(lower, upper, prior):
+    """exp(rest − own), for the lowest and for the highest; at most 1e300."""
+    low, high = (a.double() + prior.double().log() for a in (lower, upper))
+    rest = lambda a, c: a[:, [k for k in range(len(prior)) if k != c]].logsumexp(1)  # noqa: E731
+    for own, others in ((low, high), (high, low)):
+        yield torch.stack([(rest(others, c) - own[:, c]).clamp(max=690).exp() for c in range(len(prior))], 1)
+
+
+def range_by_logsigmoid(lower, upper, prior):
+    return torch.stack([F.logsigmoid(-odds.log()).exp() for odds in odds_against(lower, upper, prior)])
 
 
 def joint_loss_by_log_p(net, x, y, x_model):
@@ -221,6 +270,10 @@ def rollback_in_a_loop(energy_data, energy_model, limit):
     return len(energy_data) - 1
 
 
+def not_sound(gap, limit):
+    return bool(gap.isnan() | gap.isinf() | (gap > limit) | (gap < -limit))
+
+
 def rollback_in_numpy(energy_data, energy_model, limit):
     gap = energy_data.numpy() - energy_model.numpy()
     broken = ~np.isfinite(gap) | (np.abs(gap) > limit)
@@ -232,7 +285,8 @@ ALTERNATIVES = {
         posterior_in_numpy,
         posterior_in_loops,
         lambda log_p, prior: Categorical(logits=log_p.sum(-1) + torch.log(prior)).probs,
-        lambda log_p, prior: F.normalize(log_p.sum(2).softmax(1) * prior, p=1, dim=1),
+        lambda log_p, prior: torch.stack([(pixels.sum(1) + prior.log()).softmax(0) for pixels in log_p]),
+        lambda log_p, prior: [Categorical(logits=row).probs for row in (log_p.sum(2) + prior.log()).unbind()],
         lambda log_p, prior: (log_p.sum(2) + prior.log()).log_softmax(-1).exp(),
         lambda log_p, prior: F.softmax(torch.einsum("bkd->bk", log_p.double()) + prior.log(), dim=1),
         lambda log_p, prior: (log_p + prior.log()[:, None] / log_p.shape[2]).sum(2).softmax(1),
@@ -240,7 +294,8 @@ ALTERNATIVES = {
     "log_evidence": [
         evidence_by_the_likeliest_class,
         lambda log_p, prior: np.logaddexp.reduce(log_p.double().numpy() + np.log(prior.numpy()), axis=1),
-        lambda log_p, prior: ((log_p - log_p.amax(1, keepdim=True)).exp() @ prior).log() + log_p.amax(1),
+        lambda log_p, prior: evidence_with_its_maximum(log_p.double() + prior.double().log()),
+        lambda log_p, prior: reduce(torch.logaddexp, (log_p + prior.log()).unbind(1)),
         lambda log_p, prior: torch.logsumexp(log_p.double() + prior.double().log(), dim=-1),
         lambda log_p, prior: [torch.logsumexp(row + prior.log(), 0) for row in log_p],
     ],
@@ -250,27 +305,91 @@ ALTERNATIVES = {
         lambda logits, old, new: (logits.log_softmax(1) + (new / old).log()).softmax(1),
         lambda logits, old, new: (p := logits.double().softmax(1) * (new / old)) / p.sum(1)[:, None],
         lambda logits, old, new: Categorical(logits=logits - torch.log(old / new)).probs.numpy(),
+        lambda logits, old, new: ((a := logits + (new / old).log()) - a.logsumexp(1, keepdim=True)).exp(),
+        lambda logits, old, new: [F.softmax(row + torch.log(new) - torch.log(old), 0) for row in logits],
     ],
     "calibration_error": [
         calibration_in_loops,
         calibration_by_histograms,
         calibration_by_bucketize,
         lambda probs, y, bins: calibration.expected_calibration_error(probs.log(), y, bins),
+        calibration_by_sorting,
+        lambda probs, y, bins: (
+            np.abs(
+                np.bincount(
+                    np.ceil(probs.amax(1).double().numpy() * bins).astype(int),
+                    (probs.argmax(1) == y).double().numpy() - probs.amax(1).double().numpy(),
+                )
+            ).sum()
+            / len(y)
+        ),
     ],
-    "known_log_likelihood": [known_by_distributions, known_in_one_batch, known_by_scipy, known_by_schur_complement],
-    "honest_test_loss": [honest_in_loops, honest_in_one_table],
+    "known_log_likelihood": [
+        known_by_distributions,
+        known_in_one_batch,
+        known_by_scipy,
+        known_by_schur_complement,
+        known_by_eigenvalues,
+        known_pixel_by_pixel,
+    ],
+    "honest_test_loss": [
+        honest_in_loops,
+        honest_in_one_table,
+        lambda a, y, split, T: loss_at(T[int(np.argmin([loss_at(t, split == 1, a, y) for t in T]))], split == 2, a, y),
+        lambda a, y, split, T: min((loss_at(t, split == 1, a, y), loss_at(t, split == 2, a, y)) for t in T)[1],
+    ],
     "energy_of_logits": [
         lambda logits: -np.logaddexp.reduce(logits.double().numpy(), axis=1),
         lambda logits: -(logits - logits.amax(1, keepdim=True)).exp().sum(1).log() - logits.amax(1),
         lambda logits: logits.log_softmax(1)[:, 0] - logits[:, 0],
         lambda logits: [-torch.logsumexp(row, 0) for row in logits],
+        lambda logits: -reduce(torch.logaddexp, logits.unbind(1)),
+        lambda logits: F.cross_entropy(logits, logits.argmax(1), reduction="none").neg() - logits.amax(1),
     ],
-    "joint_loss": [joint_loss_by_log_p, joint_loss_in_two_passes],
-    "class_score": [class_score_by_backward, class_score_by_bayes, class_score_in_a_loop],
-    "pgd_step": [pgd_by_difference, pgd_by_walls],
-    "novelty_auroc": [auroc_by_ranks, auroc_by_sklearn, auroc_in_loops, metrics.auroc],
-    "rollback_epoch": [rollback_in_a_loop, rollback_in_numpy],
-    "posterior_range": [range_over_all_corners, range_in_loops, lambda *a: torch.stack(range_in_loops(*a))],
+    "joint_loss": [
+        joint_loss_by_log_p,
+        joint_loss_in_two_passes,
+        lambda net, x, y, m: jem(net, x, y, m, held=lambda m: m.data.clone()),
+        lambda net, x, y, m: (
+            -Categorical(logits=net(x)).log_prob(y).mean()
+            - torch.logsumexp(net(x), -1).sum() / len(x)
+            + torch.logsumexp(net(m.detach()), -1).sum() / len(m)
+        ),
+    ],
+    "class_score": [
+        class_score_by_backward,
+        class_score_by_bayes,
+        class_score_in_a_loop,
+        lambda net, x, y: gradient_at(net, x, y, lambda a, y: (a * F.one_hot(y, a.shape[1])).sum()),
+        lambda net, x, y: gradient_at(net, x, y, lambda a, y: len(y) * a[torch.arange(len(y)), y].mean()),
+    ],
+    "pgd_step": [
+        pgd_by_difference,
+        pgd_by_walls,
+        lambda *a: pgd(*a),
+        lambda *a: pgd(*a, loss=lambda a, y: (a.logsumexp(1) - a[range(len(y)), y]).sum()),
+    ],
+    "novelty_auroc": [
+        auroc_by_ranks,
+        auroc_by_sklearn,
+        auroc_in_loops,
+        metrics.auroc,
+        lambda usual, unusual: ((unusual[:, None] - usual).sign().mean() + 1) / 2,
+        lambda usual, unusual: torch.stack([((e > usual).double() + (e >= usual)).mean() / 2 for e in unusual]).mean(),
+    ],
+    "rollback_epoch": [
+        rollback_in_a_loop,
+        rollback_in_numpy,
+        lambda a, b, limit: int(((a - b).abs().le(limit) & a.isfinite() & b.isfinite()).long().cumprod(0).sum()) - 1,
+        lambda a, b, limit: min([t for t in range(len(a)) if not_sound(a[t] - b[t], limit)], default=len(a)) - 1,
+    ],
+    "posterior_range": [
+        range_over_all_corners,
+        range_in_loops,
+        lambda *a: torch.stack(range_in_loops(*a)),
+        range_by_logsigmoid,
+        lambda low, high, prior: [1 / (1 + odds) for odds in odds_against(low, high, prior)],
+    ],
 }
 
 
@@ -429,6 +548,62 @@ def test_attack_stays_where_it_may_and_no_sign_is_decided_by_rounding():
         assert F.cross_entropy(net(small), y) >= F.cross_entropy(net(x_adv), y)
 
 
+@pytest.mark.parametrize("lead", [20.0, 200.0, 3000.0])
+def test_a_class_that_never_occurs_takes_nothing_however_well_it_fits(lead):
+    log_likelihood = torch.tensor([[-3.0, -2.0 + lead, -4.0], [1.0, lead, 0.0]])
+    prior = torch.tensor([0.25, 0.0, 0.75])
+    possible = [0, 2]
+    posterior = reference("bayes_posterior")(log_likelihood[..., None], prior)
+    torch.testing.assert_close(posterior[:, 1], torch.zeros(2))
+    expected = reference("bayes_posterior")(log_likelihood[:, possible, None], prior[possible])
+    torch.testing.assert_close(posterior[:, possible], expected)
+    torch.testing.assert_close(reference("shifted_posterior")(log_likelihood, torch.ones(3) / 3, prior), posterior)
+    evidence = reference("log_evidence")(log_likelihood, prior)
+    torch.testing.assert_close(evidence, reference("log_evidence")(log_likelihood[:, possible], prior[possible]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bins", [1, 2, 5, 10, 15])
+def test_an_upper_edge_belongs_to_its_interval_and_a_confidence_of_one_to_the_last(bins, dtype):
+    edges = torch.linspace(0, 1, bins + 1, dtype=dtype)[1:]
+    edges = edges[edges > 0.5]
+    above = torch.nextafter(edges[-1], edges.new_tensor(2.0))  # what rounding makes of 1
+    for confidence in (*edges, above):
+        inside = confidence - 0.4 / bins  # in the same interval, if it is the upper edge that belongs to it
+        probs = torch.stack([confidence, inside])
+        probs = torch.stack([probs, 1 - probs], 1)
+        if (probs.amax(1) != probs[:, 0]).any():
+            continue
+        error = reference("calibration_error")(probs, torch.tensor([0, 1]), bins)
+        torch.testing.assert_close(error, (probs[:, 0].mean() - 0.5).abs())  # one is right, of two
+
+
+def test_energies_that_are_both_infinite_are_a_tie():
+    usual, unusual = torch.tensor([1.0, math.inf]), torch.tensor([math.inf, 0.0])
+    assert reference("novelty_auroc")(usual, unusual) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
+
+
+@pytest.mark.parametrize("limit", [0.5, 10.0, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("which", ["data", "model", "both"])
+def test_an_energy_that_is_not_finite_breaks_an_epoch_whatever_the_limit(limit, bad, which):
+    data, model = torch.zeros(5), torch.zeros(5)
+    data[3] = bad if which != "model" else 0.0
+    model[3] = bad if which != "data" else 0.0
+    assert reference("rollback_epoch")(data, model, limit) == 2
+    assert reference("rollback_epoch")(data[:3], model[:3], limit) == 2
+
+
+def test_references_are_right_where_the_default_dtype_is_double():
+    torch.set_default_dtype(torch.float64)
+    try:
+        for exercise in ALL:
+            verdict = judge(exercise.name, exercise.reference)
+            assert verdict.status == "right", verdict.message
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 # ---- mistakes as a learner would write them, none taken from the lists of the exercises ----------------------------
 
 
@@ -476,6 +651,38 @@ def calibration_with(probs, y, bins, *, confidence=None, weigh=lambda n, total: 
     return total
 
 
+def calibration_of_all_pairs(probs, y, bins):
+    confidence, right = probs.amax(1), probs.argmax(1, keepdim=True) == y  # (N, N)
+    places = (confidence * bins).ceil()
+    rows = [
+        (right.float().mean() - confidence[places == b].mean()).abs() * (places == b).sum() for b in places.unique()
+    ]
+    return sum(rows) / len(y)
+
+
+def known_by_the_determinant(x, known, mu, cov):
+    values = []
+    for row, k in zip(x, known):
+        z, s = (row - mu)[k], cov[k][:, k]
+        values.append(-(z @ torch.linalg.inv(s) @ z + torch.log(torch.linalg.det(2 * math.pi * s))) / 2)
+    return values
+
+
+def prior_after_the_softmax(log_p, prior):
+    weights = log_p.sum(2).softmax(1) * prior
+    return weights / weights.sum(1, keepdim=True)
+
+
+def range_by_exp(lower, upper, prior):
+    low, high = lower.exp() * prior, upper.exp() * prior
+    return low / (low + high.sum(1, keepdim=True) - high), high / (high + low.sum(1, keepdim=True) - low)
+
+
+def margin_of(logits, y):
+    others = logits.scatter(1, y[:, None], -math.inf)
+    return logits.gather(1, y[:, None]).squeeze(1) - others.max(1).values
+
+
 def known_as_whole_images(x, known, mu, cov, *, fill):
     return MultivariateNormal(mu, cov).log_prob(torch.where(known, x, fill(mu)))
 
@@ -499,16 +706,20 @@ def gradient_at(net, x, y, loss):
     return x.grad
 
 
-def pgd(net, x_adv, x, y, radius, step_size, *, centre=None, sign=1.0, unit=torch.sign):
-    gradient = gradient_at(net, x_adv, y, F.cross_entropy)
+def pgd(net, x_adv, x, y, radius, step_size, *, centre=None, sign=1.0, unit=torch.sign, loss=F.cross_entropy):
+    gradient = gradient_at(net, x_adv, y, loss)
     centre = x if centre is None else centre(x_adv)
     moved = x_adv + sign * step_size * unit(gradient)
     return torch.max(torch.min(moved, centre + radius), centre - radius).clamp(0, 1)
 
 
-def jem(net, x, y, x_model, *, held=torch.detach, sign=1.0, energy=lambda logits: -logits.logsumexp(1)):
+def free(logits):
+    return -logits.logsumexp(1)
+
+
+def jem(net, x, y, x_model, *, held=torch.detach, sign=1.0, energy=free, label=F.cross_entropy):
     contrast = energy(net(x)).mean() - energy(net(held(x_model))).mean()
-    return F.cross_entropy(net(x), y) + sign * contrast
+    return label(net(x), y) + sign * contrast
 
 
 def rolled_back(energy_data, energy_model, limit, *, broken):
@@ -621,9 +832,72 @@ SEEN = [
     ("novelty_auroc", lambda usual, unusual: (unusual > usual[:, None]).float().mean(), "Ties count 0"),
     ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: abs(gap) > limit), "passes as sound"),
     ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: not gap <= limit), "of the data above"),
+    ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: not abs(gap) <= limit), "inf <= inf"),
+    (
+        "rollback_epoch",
+        lambda *a: rolled_back(*a, broken=lambda gap, limit: gap > limit),
+        "You forgot the absolute value",
+    ),
+    ("rollback_epoch", lambda *a: rolled_back_where(*a, asked=lambda a, b: a.isnan() | b.isnan()), "is no nan"),
     ("rollback_epoch", lambda *a: rollback_in_a_loop(*a) + 1, "first broken epoch itself"),
     ("rollback_epoch", lambda *a: rolled_back_where(*a, asked=lambda a, b: a.isinf() | b.isinf()), "lets it pass"),
     ("rollback_epoch", lambda *a: rolled_back_where(*a, asked=lambda a, b: ~a.isfinite()), "Only one of the two"),
+    ("bayes_posterior", prior_after_the_softmax, "The prior comes in after the softmax"),
+    ("bayes_posterior", lambda log_p, prior: prior_after_the_softmax(log_p, prior + 1e-10), "small constant"),
+    ("bayes_posterior", lambda log_p, prior: log_p.sum(2).softmax(1) * prior, "do not sum to 1"),
+    ("log_evidence", lambda a, prior: (F.softmax(a, 1) @ prior).log() + a.logsumexp(1), "The prior comes in after exp"),
+    ("log_evidence", lambda a, prior: ((a - a.amax(1)[:, None]).exp() @ prior).log() + a.amax(1), "comes in after exp"),
+    ("log_evidence", lambda a, prior: torch.log(torch.exp(a) @ prior + 1e-12), "Stay with logarithms"),
+    ("shifted_posterior", lambda a, old, new: F.normalize(a.softmax(1) / old, p=1, dim=1), "put none in"),
+    (
+        "shifted_posterior",
+        lambda a, old, new: F.normalize(a.softmax(1) * new, p=1, dim=1),
+        "the old ones are still in it",
+    ),
+    ("shifted_posterior", lambda a, old, new: (a.softmax(1) * new / old).softmax(1), "A softmax of probabilities"),
+    ("calibration_error", calibration_of_all_pairs, "as (N, 1) == (N,) does"),
+    ("calibration_error", lambda p, y, bins: calibration_with(p, y, bins + 1), "one interval too many"),
+    ("calibration_error", lambda p, y, bins: calibration_with(p, y, 1), "One interval for all"),
+    ("known_log_likelihood", known_by_the_determinant, "comes before its logarithm"),
+    (
+        "known_log_likelihood",
+        lambda x, k, mu, cov: known_in_one_batch(x, k, mu, cov.diag().diag()),
+        "only the diagonal",
+    ),
+    (
+        "known_log_likelihood",
+        lambda x, k, mu, cov: known_in_one_batch(x, k, mu, cov) + k.sum(1) * math.log(2 * math.pi) / 2,
+        "The constant is missing",
+    ),
+    ("honest_test_loss", lambda a, y, split, T: F.cross_entropy(a[split == 2], y[split == 2]), "test loss at T = 1"),
+    ("honest_test_loss", lambda a, y, split, T: best_loss(a, y, split, 1 / T, on=1), "multiplied by T"),
+    ("honest_test_loss", lambda *a: honest_in_one_table(*a, log=lambda p: p.exp().log()), "works with the logits"),
+    ("posterior_range", range_by_exp, "Stay with logsumexp"),
+    (
+        "posterior_range",
+        lambda low, high, prior: (F.softmax(low, 1), F.softmax(high, 1)),
+        "And the prior is missing",
+    ),
+    ("posterior_range", lambda *a: (range_in_loops(*a)[0], 1 - range_in_loops(*a)[0]), "not 1 minus the lowest"),
+    ("energy_of_logits", lambda a: -torch.log(torch.exp(a).sum(1)), "e^2000 is infinite"),
+    ("energy_of_logits", lambda a: -(a - a.mean(1, keepdim=True)).logsumexp(1), "input"),
+    ("energy_of_logits", lambda a: -a.sum(-1), "not multiplied"),
+    ("joint_loss", lambda *a: jem(*a, energy=lambda logits: -logits.exp().sum(1).log()), "a sum is infinite"),
+    ("joint_loss", lambda *a: jem(*a, label=lambda a, y: F.nll_loss(a.softmax(1).log(), y)), "or a probability 0"),
+    ("joint_loss", lambda *a: jem(*a, label=lambda a, y: F.cross_entropy(a.softmax(1), y)), "softmax is applied twice"),
+    ("class_score", lambda net, x, y: gradient_at(net, x, y, lambda a, y: a[range(len(y)), y].mean()), "divided by B"),
+    ("class_score", lambda net, x, y: gradient_at(net, x, y, lambda a, y: a.max(1).values.sum()), "the largest logit"),
+    (
+        "class_score",
+        lambda net, x, y: gradient_at(net, x, y, lambda a, y: a.log_softmax(1)[range(len(y)), y].sum()),
+        "more certain",
+    ),
+    ("pgd_step", lambda *a: pgd(*a, loss=lambda a, y: -margin_of(a, y).sum()), "along the margin"),
+    ("pgd_step", lambda *a: pgd(*a, loss=lambda a, y: -a.softmax(1)[range(len(y)), y].log().sum()), "logarithm nan"),
+    ("pgd_step", lambda *a: pgd(*a, loss=lambda a, y: F.cross_entropy(a.softmax(1), y)), "you give it probabilities"),
+    ("novelty_auroc", lambda usual, unusual: (unusual[:, None] >= usual).float().mean(), "Ties count 1"),
+    ("novelty_auroc", lambda usual, unusual: (unusual[:, None] - usual).sign().mean(), "2 · AUROC − 1"),
+    ("novelty_auroc", lambda usual, unusual: max(r := auroc_in_loops(usual, unusual), 1 - r), "looks better"),
 ]
 
 
@@ -631,7 +905,7 @@ SEEN = [
 def test_mistake_is_recognised_as_a_learner_writes_it(name, answer, words):
     verdict = judge(name, answer)
     assert verdict.status == "wrong"
-    assert words in plain(verdict.message)
+    assert words in plain(verdict.message), verdict.message
 
 
 CUT_OFF = [

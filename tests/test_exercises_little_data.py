@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
 from dgm_lib import few_data
-from dgm_lib.exercises import find, judge, little_data
+from dgm_lib.exercises import find, judge, learning_from_little_data
 from dgm_lib.joint_vae import product_of_normals
 
 # ---- right answers -------------------------------------------------------------------------------------------------
@@ -84,8 +84,21 @@ def standardised_in_a_loop(x, training):
     for column in x.T:
         centred = column - column[training].mean()
         sigma = centred[training].square().mean().sqrt()
-        columns.append(centred / sigma if sigma > 0 else centred)
+        columns.append(centred / sigma if len(column[training].unique()) > 1 else centred)
     return torch.stack(columns, 1)
+
+
+def standardised_in_double(x, training):
+    """Sums of a few float32 numbers are exact in double, so that a constant feature has the spread 0."""
+    rows = x[training].double()
+    sigma = (rows - rows.mean(0)).square().mean(0).sqrt()
+    return (x.double() - rows.mean(0)) / sigma.masked_fill(sigma == 0, 1)
+
+
+def standardised_by_extremes(x, training):
+    rows = x[training].numpy()
+    scale = np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1)
+    return (x.numpy() - rows.mean(axis=0)) / scale
 
 
 def experts_one_by_one(mu, log_var):
@@ -95,6 +108,19 @@ def experts_one_by_one(mu, log_var):
         gain = var / (var + v)
         mean, var = mean + gain * (m - mean), (1 - gain) * var
     return mean, var.log()
+
+
+def experts_by_softmax(mu, log_var):
+    """The weights of the means, the prior's first, are a softmax of the log-precisions."""
+    log_p = torch.cat([torch.zeros(1, *mu.shape[1:]), -log_var])
+    return (log_p.softmax(0)[1:] * mu).sum(0), -torch.logsumexp(log_p, 0)
+
+
+def experts_in_natural_parameters(mu, log_var):
+    eta, lam = torch.zeros(mu.shape[1:]), torch.ones(mu.shape[1:])
+    for m, v in zip(mu, log_var):
+        eta, lam = eta + m / v.exp(), lam + 1 / v.exp()
+    return eta / lam, lam.reciprocal().log()
 
 
 def experts_of_the_library(mu, log_var):
@@ -122,6 +148,8 @@ ALTERNATIVES = {
         lambda b, a: (a.softmax(1) * (b - a)).sum(1) + a.logsumexp(1),
         lambda b, a: (a.softmax(1) * (b - (a.softmax(1) + 1e-12).log())).sum(1),
         lambda b, a: -F.kl_div(b, a.log_softmax(1), reduction="none", log_target=True).sum(1),
+        lambda b, a: F.cross_entropy(a, a.softmax(1), reduction="none") + (a.softmax(1) * b).sum(1),
+        lambda b, a: ((b - (log_q := a - a.logsumexp(1, True))) * log_q.exp()).sum(-1),
     ],
     "balanced_cross_entropy": [
         weighted_in_loops,
@@ -129,12 +157,16 @@ ALTERNATIVES = {
         lambda a, y, n: F.cross_entropy(a, y, weight=n.float().mean() / n, reduction="sum") / len(y),
         lambda a, y, n: -(F.one_hot(y, len(n)) * (n.sum() / n / len(n)) * F.log_softmax(a, -1)).sum(-1).mean(),
         lambda a, y, n: -(Categorical(logits=a).log_prob(y) * (n.sum() / (len(n) * n))[y]).mean(),
+        lambda a, y, n: torch.dot(F.cross_entropy(a, y, reduction="none"), n.float().mean() / n[y]) / len(y),
+        lambda a, y, n: F.nll_loss(a.log_softmax(1), y, weight=1 / n, reduction="sum") * n.sum() / (len(n) * len(y)),
     ],
     "balanced_accuracy": [
         balanced_by_sklearn,
         balanced_by_weights,
         balanced_by_a_table,
         lambda p, y, n: torch.nanmean(torch.stack([(p[y == c] == c).float().mean() for c in range(n)])),
+        lambda p, y, n: np.mean([np.mean(p.numpy()[y.numpy() == c] == c) for c in set(y.tolist())]),
+        lambda p, y, n: (r := y[p == y].bincount(minlength=n) / y.bincount(minlength=n))[r == r].mean(),
     ],
     "split_by_source": [
         split_by_sets,
@@ -142,14 +174,14 @@ ALTERNATIVES = {
         lambda s, c, h: torch.stack([torch.isin(s, h, invert=True), torch.isin(s, h) * ~c]),
         lambda s, c, h: (~np.isin(s.numpy(), h.numpy()), np.isin(s.numpy(), h.numpy()) & ~c.numpy()),
         lambda s, c, h: ((s[:, None] != h).all(1).long(), ((s[:, None] == h).any(1) & ~c).long()),
+        lambda s, c, h: (torch.tensor([i not in h for i in s]), torch.tensor([i in h and not k for i, k in zip(s, c)])),
+        lambda s, c, h: (torch.isin(s, s[~torch.isin(s, h)]), torch.isin(s, h).logical_xor(torch.isin(s, h) & c)),
     ],
     "standardise_by_training": [
         standardised_by_sklearn,
         standardised_in_a_loop,
-        lambda x, t: (
-            (x.double() - x[t].double().mean(0))
-            / (lambda v: v.masked_fill(v == 0, 1))(x[t].double().std(0, correction=0))
-        ),
+        standardised_in_double,
+        standardised_by_extremes,
     ],
     "product_of_experts": [
         experts_one_by_one,
@@ -159,18 +191,27 @@ ALTERNATIVES = {
             (np.exp(-v.numpy()) * mu.numpy()).sum(0) / (1 + np.exp(-v.numpy()).sum(0)),
             -np.log(1 + np.exp(-v.numpy()).sum(0)),
         ),
+        experts_by_softmax,
+        experts_in_natural_parameters,
     ],
     "distillation_loss": [
         few_data.distillation,
         distilled_by_cross_entropies,
         distilled_in_torch,
         lambda s, t, T: distilled_in_torch(s.double(), t.double(), T),
+        lambda s, t, T: [
+            T * T * (F.softmax(b / T, 0) * ((b / T).log_softmax(0) - (a / T).log_softmax(0))).sum()
+            for a, b in zip(s, t)
+        ],
+        lambda s, t, T: (
+            F.kl_div(*((a / T).log_softmax(1) for a in (s, t)), reduction="none", log_target=True).sum(1) * T**2
+        ),
     ],
 }
 
 
 def test_every_exercise_has_another_right_answer():
-    assert list(ALTERNATIVES) == [exercise.name for exercise in little_data.EXERCISES]
+    assert list(ALTERNATIVES) == [exercise.name for exercise in learning_from_little_data.EXERCISES]
 
 
 @pytest.mark.parametrize(("name", "answer"), [(name, a) for name, answers in ALTERNATIVES.items() for a in answers])
@@ -222,6 +263,48 @@ def test_product_of_experts_is_the_product_of_the_densities():
         torch.testing.assert_close((p * (z - mean[..., None]) ** 2).sum(-1), variance.exp(), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [-100.0, -88.0, 100.0])
+def test_experts_of_any_precision_have_a_finite_product(size):
+    mu = torch.tensor([[[2.0, -1.0]], [[-3.0, 0.5]]])
+    log_var = torch.tensor([[[size, size]], [[size, 0.0]]])
+    mean, product = find("product_of_experts").reference(mu, log_var)
+    expected = find("product_of_experts").reference(mu.double(), log_var.double())
+    naive = (-log_var.double()).exp()  # in double e^100 is an ordinary number
+    torch.testing.assert_close(expected[0], (naive * mu).sum(0) / (1 + naive.sum(0)))
+    torch.testing.assert_close(expected[1], -(1 + naive.sum(0)).log())
+    torch.testing.assert_close((mean.double(), product.double()), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [2, 3, 7, 14, 100, 1001])
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1 / 3, 1e-30, -1234.5678, 0.0])
+@pytest.mark.parametrize("n_features", [1, 3])
+def test_a_feature_that_is_constant_in_training_is_only_shifted(value, n, n_features, dtype):
+    x = torch.full((n + 1, n_features), value, dtype=dtype)
+    x[-1] += 0.8
+    seen = find("standardise_by_training").reference(x, torch.arange(n + 1) < n)
+    expected = (x - x[0]).clone()
+    atol = float(n * torch.finfo(dtype).eps * abs(value))  # what the mean of n equal numbers loses
+    torch.testing.assert_close(seen, expected, atol=atol, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_feature_that_spreads_little_is_not_taken_for_a_constant_one(scale):
+    x = scale * torch.tensor([[0.0], [1.0], [2.0], [5.0]])
+    seen = find("standardise_by_training").reference(x, torch.tensor([True, True, True, False]))
+    torch.testing.assert_close(seen[:3].square().mean(), torch.tensor(1.0))
+
+
+def test_references_are_right_where_the_default_dtype_is_double():
+    torch.set_default_dtype(torch.float64)
+    try:
+        for exercise in learning_from_little_data.EXERCISES:
+            verdict = judge(exercise.name, exercise.reference)
+            assert verdict.status == "right", verdict.message
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_distillation_for_a_warm_teacher_is_the_squared_difference_of_the_logits():
     student, teacher = (torch.randn(4, 5, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
     loss = find("distillation_loss").reference(student, teacher, 1e4)
@@ -261,6 +344,23 @@ def without_the_prior(mu, log_var):
 def kl_div(student, teacher, temperature, *, reduction="none", square=2):
     log_q, p = (student / temperature).log_softmax(1), (teacher / temperature).softmax(1)
     return F.kl_div(log_q, p, reduction=reduction) * temperature**square
+
+
+def weighed_by(mu, log_var, precision_of):
+    precision = precision_of(log_var)
+    total = 1 + precision.sum(0)
+    return (precision * mu).sum(0) / total, -total.log()
+
+
+def balanced_without_the_unpredicted(predicted, y, n_classes):
+    both = [c for c in range(n_classes) if c in y and c in predicted]
+    return torch.stack([(predicted[y == c] == c).double().mean() for c in both]).mean()
+
+
+def standardised_where_the_spread_is_not_0(x, training):
+    sigma = x[training].std(dim=0, unbiased=False)
+    sigma[sigma == 0] = 1
+    return (x - x[training].mean(dim=0)) / sigma
 
 
 SEEN = [
@@ -315,14 +415,74 @@ SEEN = [
     ("standardise_by_training", lambda x, t: (x - x[t].mean(0)) / x[t].std(0).clamp(min=1e-6), "divides by N − 1"),
     (
         "standardise_by_training",
-        lambda x, t: torch.where(x[t].std(0) > 0, standardised_in_a_loop(x, t), x),
+        lambda x, t: torch.where(x[t].amax(0) > x[t].amin(0), standardised_in_a_loop(x, t), x),
         "stays as it is in yours",
     ),
     ("product_of_experts", lambda mu, v: ((mu / v).sum(0) / (1 / v).sum(0), 1 / (1 / v).sum(0)), "for the variance"),
     ("product_of_experts", averaged, "The variances are averaged"),
     ("product_of_experts", averaged, "The mean is the plain average"),
     ("product_of_experts", without_the_prior, "The mean leaves the prior out"),
-    ("product_of_experts", lambda mu, v: (without_the_prior(mu, v)[0], v.sum(0)), "precisions are multiplied"),
+    ("product_of_experts", lambda mu, v: weighed_by(mu, v, lambda v: (-2 * v).exp()), "log_var is taken for log σ"),
+    ("product_of_experts", lambda mu, v: weighed_by(mu, v, lambda v: (-v / 2).exp()), "You weigh by 1/σ"),
+    ("product_of_experts", lambda mu, v: weighed_by(mu, v, torch.exp), "who knows least"),
+    (
+        "product_of_experts",
+        lambda mu, v: (experts_by_softmax(mu, v)[0], experts_by_softmax(mu, v)[1].exp()),
+        "the variance in the second place",
+    ),
+    ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1, keepdim=True) + entropy_of(a), "(B, B)"),
+    ("unlabelled_bound", lambda b, a: b[range(len(b)), a.argmax(1)], "finds likeliest"),
+    ("unlabelled_bound", lambda b, a: -bound_below_the_best(b, a), "its negative, the loss"),
+    (
+        "balanced_cross_entropy",
+        lambda a, y, n: (-a.softmax(1)[range(len(y)), y].log() * balanced(n)[y]).mean(),
+        "has the logarithm −inf",
+    ),
+    (
+        "balanced_cross_entropy",
+        lambda a, y, n: (-a.log_softmax(1).gather(1, y[:, None]) * balanced(n)[y]).mean(),
+        "as (B,) · (B, 1) does",
+    ),
+    (
+        "balanced_cross_entropy",
+        lambda a, y, n: F.cross_entropy(a.softmax(1), y, weight=balanced(n), reduction="none").mean(),
+        "The softmax comes twice",
+    ),
+    (
+        "balanced_accuracy",
+        lambda p, y, n: np.mean([((p == c) == (y == c)).float().mean() for c in range(n)]),
+        "the others count as right",
+    ),
+    ("balanced_accuracy", balanced_without_the_unpredicted, "never predicted is left out"),
+    (
+        "balanced_accuracy",
+        lambda p, y, n: (
+            sum((p[y == c] == c).float().mean() if c in y else 0 for c in {*p.tolist(), *y.tolist()})
+            / len({*p.tolist(), *y.tolist()})
+        ),
+        "predicted but does not occur",
+    ),
+    ("split_by_source", lambda s, c, h: split_by_sets(s, ~c, h), "is_copy the wrong way round"),
+    ("split_by_source", lambda s, c, h: split_in_a_loop(s, c, h[-1:]), "Only the last"),
+    ("split_by_source", lambda s, c, h: (~torch.isin(s, h) & ~c, torch.isin(s, h) & ~c), "are missing"),
+    ("standardise_by_training", standardised_where_the_spread_is_not_0, "often not quite that number"),
+    (
+        "standardise_by_training",
+        lambda x, t: (x - x[t].mean(0)) / (x[t].std(0, correction=0) + 1e-8),
+        "or by hardly more",
+    ),
+    (
+        "standardise_by_training",
+        lambda x, t: (x - x[t].mean()) / x[t].std(correction=0),
+        "One mean and one spread",
+    ),
+    ("distillation_loss", lambda s, t, T: kl_div(s, t, T, square=1).sum(1), "The factor is T in yours"),
+    (
+        "distillation_loss",
+        lambda s, t, T: F.cross_entropy(s / T, q_of(t / T), reduction="none") * T**2,
+        "cross-entropy",
+    ),
+    ("distillation_loss", lambda s, t, T: kl_div(s, t, T, reduction="mean"), "over batch and classes"),
     ("distillation_loss", lambda s, t, T: kl_div(s, t, T).sum(1) / T**2, "T² is forgotten"),
     ("distillation_loss", lambda s, t, T: kl_div(t, s, T).sum(1), "the wrong way round"),
     (

@@ -17,13 +17,13 @@ from dgm_lib.exercises import (
     engine,
     gan_in_practice,
     generative_classifiers,
-    joint_energy,
     latent_variables,
-    little_data,
+    learning_from_little_data,
     start_here,
     vae_gan,
     vae_in_practice,
     what_is_a_generative_model,
+    your_classifier_is_an_energy_model,
 )
 from dgm_lib.exercises.engine import Exercise, Verdict
 
@@ -40,8 +40,8 @@ NOTEBOOKS = (
     gan_in_practice,
     vae_gan,
     generative_classifiers,
-    little_data,
-    joint_energy,
+    learning_from_little_data,
+    your_classifier_is_an_energy_model,
 )
 WIDTH = 110
 

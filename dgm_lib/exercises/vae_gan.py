@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import conv2d, pad, softplus
+from torch.nn.functional import conv2d, softplus
 
 from dgm_lib.exercises.adversarial_learning import LinearCritic, Network
 from dgm_lib.exercises.engine import Exercise
@@ -19,21 +19,24 @@ from dgm_lib.exercises.engine import Exercise
 
 def best_reconstruction(candidates: Tensor, weights: Tensor) -> Tensor:
     # The expected squared error Σ_k w_k ‖x_k − x̂‖² is least where its gradient is 0: at the mean Σ_k w_k x_k.
-    return (weights[:, None, None, None] * candidates).sum(dim=0)
+    return torch.tensordot(weights, candidates, dims=1)
 
 
-def possible_images(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+def possible_truths(generator: Generator) -> list[tuple[Tensor, Tensor]]:
     def draw(n: int, *shape: int) -> tuple[Tensor, Tensor]:
         candidates = torch.rand(n, *shape, generator=generator)
         return candidates, torch.randn(n, generator=generator).softmax(0)
 
     stroke = torch.eye(3)[:, None, None].expand(3, 1, 3, 3).clone()  # of three rows, upright
+    impossible = draw(4, 1, 3, 2)[0], torch.tensor([0.5, 0.0, 0.5, 0.0])
     return [
         (stroke, torch.tensor([0.5, 0.3, 0.2])),  # a stroke in one of three places
         draw(4, 1, 4, 4),
         draw(3, 3, 2, 5),
+        draw(5, 6),  # vectors
+        draw(3, 3),
         draw(1, 1, 2, 2),
-        draw(2, 1, 3, 3),
+        impossible,
         draw(10, 1, 6, 6),
     ]
 
@@ -51,92 +54,52 @@ def weighted_median(candidates: Tensor, weights: Tensor) -> Tensor:
     return values.gather(0, first)[0]
 
 
+def expected_errors(candidates: Tensor, weights: Tensor) -> Tensor:
+    return best_reconstruction((candidates - best_reconstruction(candidates, weights)).square(), weights)
+
+
 BEST_RECONSTRUCTION = Exercise(
     reference=best_reconstruction,
-    statement="A latent z tells the decoder that x is one of K images, candidates (K, C, H, W), with the probabilities "
-    "weights (K,), which sum to 1. The one image (C, H, W) that has the least expected squared error.",
-    nudge="Write the expected error of an image x̂ down, Σ_k w_k ‖x_k − x̂‖², and set its derivative by a pixel of x̂ "
+    statement="A latent z tells the decoder that x is one of K truths, candidates (K, …), with the probabilities "
+    "weights (K,), which sum to 1. The one answer (…), of the shape of a truth, with the least expected squared error.",
+    nudge="Write the expected error of an answer x̂ down, Σ_k w_k ‖x_k − x̂‖², and set its derivative by an entry of x̂ "
     "to 0.",
-    right="one candidate and ten. A stroke in one of three places becomes three pale ones: the blur of a VAE is the "
-    "best answer to the question that a squared error asks.",
-    inputs=possible_images,
+    right="one candidate and ten, vectors and images. A stroke in one of three places becomes three pale ones: the "
+    "blur of a VAE is the best answer to the question that a squared error asks.",
+    inputs=possible_truths,
     wrong=[
         (
             lambda candidates, weights: candidates[weights.argmax()],
-            "This is the most probable image. It is sharp, but where another one was meant it pays for every pixel of "
-            "both: the expected squared error is larger.",
+            "This is the most probable image: sharp, but where another was meant it pays for the pixels of both.",
         ),
         (
             weighted(lambda weights: torch.full_like(weights, 1 / len(weights))),
             "All candidates count the same in yours. The more probable ones count more: weights.",
         ),
-        (
-            weighted(torch.ones_like),
-            "This is the sum of the candidates. Each counts by its probability.",
-        ),
+        (weighted(torch.ones_like), "This is the sum of the candidates. Each counts by its probability."),
         (
             weighted(lambda weights: weights / len(weights)),
             "You divide by K as well (a `mean` in the place of a `sum`). The weights sum to 1 already.",
-        ),
-        (
-            weighted(lambda weights: weights.softmax(0)),
-            "You take a softmax of the weights. They are probabilities already.",
-        ),
-        (
-            weighted(lambda weights: weights.square()),
-            "You square the weights. The error is squared, not its probability.",
         ),
         (
             weighted(lambda weights: weights.square() / weights.square().sum()),
             "You square the weights. The error is squared, not its probability.",
         ),
         (
-            weighted(lambda weights: 1 - weights),
-            "You weigh with 1 − w. The more probable an image, the more it counts.",
-        ),
-        (
-            weighted(lambda weights: weights.log()),
-            "You weigh with the logarithms. The probabilities themselves are the weights.",
-        ),
-        (
             weighted_median,
-            "This is the median of each pixel, which has the least expected absolute error. A squared error wants the "
-            "mean.",
-        ),
-        (
-            lambda candidates, weights: candidates.quantile(0.5, dim=0),
-            "This is the median of each pixel, without the weights. A squared error wants the mean.",
-        ),
-        (
-            lambda candidates, weights: candidates.amax(0),
-            "You take the brightest value of each pixel. What costs least is in between.",
-        ),
-        (
-            lambda candidates, weights: best_reconstruction(candidates.square(), weights).sqrt(),
-            "This is the root of the mean square. The errors are squared, not the pixels: the derivative is linear in "
-            "x̂.",
-        ),
-        (
-            lambda candidates, weights: best_reconstruction(candidates.log(), weights).exp(),
-            "This is the geometric mean. A squared error wants the ordinary one.",
+            "This is the median of each pixel, which has the least absolute error. A squared error wants the mean.",
         ),
         (
             lambda candidates, weights: (best_reconstruction(candidates, weights) > 0.5).float(),
             "You round to black or white. That is sharp again, and its expected error is larger.",
         ),
         (
-            lambda candidates, weights: weights[:, None, None, None] * candidates,
+            lambda candidates, weights: candidates * weights.view(-1, *[1] * (candidates.ndim - 1)),
             "These are the weighted candidates. Their sum is asked.",
         ),
         (
-            lambda candidates, weights: best_reconstruction(
-                (candidates - best_reconstruction(candidates, weights)).square(), weights
-            ),
-            "This is the expected error of each pixel, which even the best image has. The image is asked.",
-        ),
-        (
-            lambda candidates, weights: best_reconstruction(candidates, weights).mean(0),
-            "You average over the channels as well. The image is asked, (C, H, W).",
+            expected_errors,
+            "This is the expected error of each pixel, which even the best answer has. The answer itself is asked.",
         ),
     ],
 )
@@ -165,6 +128,7 @@ def sharp_and_blurred(generator: Generator) -> list[tuple[Tensor]]:
         (ramp.clone(),),
         (torch.full((2, 1, 3, 3), 0.7),),  # flat: 0
         draw(5, 1, 8, 4),
+        draw(2, 2, 2, 9),
     ]
 
 
@@ -181,20 +145,11 @@ def each(table: Tensor) -> Tensor:
     return table.flatten(1).mean(1)
 
 
-def laplacian(x: Tensor) -> Tensor:
-    x = pad(x, (1, 1, 1, 1), mode="reflect")
-    return x[..., 2:, 1:-1] + x[..., :-2, 1:-1] + x[..., 1:-1, 2:] + x[..., 1:-1, :-2] - 4 * x[..., 1:-1, 1:-1]
-
-
-ROUND_THE_EDGE = (
-    "Your pixels at one edge are compared with those at the opposite edge (`torch.roll` goes round). They are no "
-    "neighbours: an H × W image has H · (W − 1) pairs side by side."
-)
-
 SHARPNESS = Exercise(
     reference=sharpness,
     statement="How sharp each image of x (B, C, H, W) is, (B,): the mean squared difference of pixels that are "
-    "neighbours in a row plus the mean squared difference of those that are neighbours in a column.",
+    "neighbours in a row plus the mean squared difference of those that are neighbours in a column, each over all "
+    "such pairs of the image, in all channels.",
     nudge="`x[..., 1:]` and `x[..., :-1]` have the same shape, and stand one pixel apart. How does one step downwards "
     "look? Then: what is squared, and over what is the mean?",
     right="stripes, colour and flat images included. A blur lowers it and noise raises it: compare it with that of the "
@@ -211,8 +166,7 @@ SHARPNESS = Exercise(
         ),
         (
             by_differences(lambda right, below: each(right.abs()) + each(below.abs())),
-            "You take absolute differences, which measure the total variation: a slow ramp and a sharp edge are the "
-            "same for it. The square is asked.",
+            "You take absolute differences, the total variation: ramp and edge are the same for it. Square them.",
         ),
         (
             by_differences(lambda right, below: each(right) + each(below)),
@@ -223,98 +177,31 @@ SHARPNESS = Exercise(
             "The square comes after the mean, when edges up and down have cancelled. Square first.",
         ),
         (
-            by_differences(lambda right, below: (each(right.square()) + each(below.square())) / 2),
-            "This is half of it: the two means are added, not averaged.",
-        ),
-        (
             by_differences(lambda right, below: torch.cat([right.flatten(1), below.flatten(1)], 1).square().mean(1)),
             "You take one mean over the pairs of both kinds. Each kind has its own mean, and the two are added.",
         ),
         (
-            by_differences(lambda right, below: (each(right.square()) + each(below.square())).sqrt()),
-            "This is the root of it. The mean squares themselves are asked.",
-        ),
-        (
-            by_differences(lambda right, below: each(right.square()).sqrt() + each(below.square()).sqrt()),
-            "These are the roots of the mean squares. The mean squares themselves are asked.",
-        ),
-        (
-            by_differences(
-                lambda right, below: each((right[..., :-1, :].square() + below[..., :, :-1].square()).sqrt())
-            ),
-            "This is the mean length of the gradient. The mean of its square is asked, and of all pairs.",
-        ),
-        (
             by_differences(lambda right, below: each(right[..., :-1, :].square() + below[..., :, :-1].square())),
-            "The last row and column are left out of the pairs that they do have. An H × W image has H · (W − 1) pairs "
-            "in rows and (H − 1) · W in columns.",
+            "The last row and column are left out: an image has H · (W − 1) pairs in rows and (H − 1) · W in columns.",
         ),
         (
             by_differences(lambda right, below: right.square().flatten(1).sum(1) + below.square().flatten(1).sum(1)),
             "These are sums over the pairs, which grow with the image. Means are asked.",
         ),
         (
-            by_differences(lambda right, below: right.square().mean() + below.square().mean()),
-            "This is the mean over the batch as well. Each image has its own sharpness: (B,).",
+            lambda x: each((x - x.roll(1, 3)).square()) + each((x - x.roll(1, 2)).square()),
+            "Pixels at opposite edges are compared (`torch.roll` goes round). They are no neighbours.",
         ),
-        (
-            by_differences(lambda right, below: right.square().mean((2, 3)) + below.square().mean((2, 3))),
-            "You keep the channels apart. The mean runs over them, too: (B,).",
-        ),
-        (
-            by_differences(lambda right, below: (right.square().mean((2, 3)) + below.square().mean((2, 3))).sum(1)),
-            "You add up the channels. The mean runs over them, too.",
-        ),
-        (lambda x: each((x - x.roll(1, 3)).square()) + each((x - x.roll(1, 2)).square()), ROUND_THE_EDGE),
         (
             lambda x: (
-                each((pad(x, (0, 1))[..., 1:] - x).square()) + each((pad(x, (0, 0, 0, 1))[..., 1:, :] - x).square())
-            ),
-            "Beyond the edge your image is black (padding), which makes an edge all around it. Compare the pairs that "
-            "are there.",
-        ),
-        (
-            by_differences(
-                lambda right, below: (
-                    right.square().flatten(1).sum(1) / (right[0].numel() + right[0, :, :, 0].numel())
-                    + below.square().flatten(1).sum(1) / (below[0].numel() + below[0, :, 0].numel())
-                )
+                each((x[..., 1:] - x[..., :-1]).square()) * (1 - 1 / x.shape[3])
+                + each((x[..., 1:, :] - x[..., :-1, :]).square()) * (1 - 1 / x.shape[2])
             ),
             "You divide by the number of pixels. A row of W pixels has W − 1 pairs.",
         ),
         (
-            lambda x: each((x[..., 2:] - x[..., :-2]).square()) + each((x[..., 2:, :] - x[..., :-2, :]).square()),
-            "You compare pixels two steps apart. Neighbours are one step apart.",
-        ),
-        (
-            lambda x: (
-                each(((x[..., 2:] - x[..., :-2]) / 2).square()) + each(((x[..., 2:, :] - x[..., :-2, :]) / 2).square())
-            ),
-            "Your differences reach over two steps: a pattern that alternates from pixel to pixel is flat for them.",
-        ),
-        (
             lambda x: x.flatten(1).var(1, correction=0),
-            "This is the variance of the pixels. It stays the same when they are shuffled: neighbours have to be "
-            "compared.",
-        ),
-        (
-            lambda x: x.flatten(1).var(1),
-            "This is the variance of the pixels. It stays the same when they are shuffled: neighbours have to be "
-            "compared.",
-        ),
-        (
-            lambda x: laplacian(x).flatten(1).var(1, correction=0),
-            "This is the variance of the Laplacian, another measure of sharpness. Squared differences of neighbours "
-            "are asked.",
-        ),
-        (
-            lambda x: each((x[:, :, 1:, 1:] - x[:, :, :-1, :-1]).square()),
-            "You compare diagonal neighbours. Those in a row and those in a column are asked.",
-        ),
-        (
-            lambda x: (x.flatten(1)[:, 1:] - x.flatten(1)[:, :-1]).square().mean(1),
-            "The image is read as one long row, so that the end of a row meets the beginning of the next, and "
-            "neighbours in a column are never compared.",
+            "This is the variance of the pixels, which a shuffle leaves as it is: neighbours have to be compared.",
         ),
     ],
 )
@@ -322,32 +209,43 @@ SHARPNESS = Exercise(
 # ---- feature_reconstruction ----------------------------------------------------------------------------------------
 
 
-class Features(Network):
+class Maps(Network):
     """φ(x) = tanh of a convolution, (B, F, H − 1, W − 1), with kernels (F, C, 2, 2)."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return conv2d(x, self.as_subclass(Tensor)).tanh()
 
 
+class Units(Network):
+    """φ(x) = tanh of a linear layer, (B, F), with weights (F, C·H·W)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) @ self.as_subclass(Tensor).T).tanh()
+
+
 def feature_reconstruction(phi: torch.nn.Module, x: Tensor, reconstruction: Tensor) -> Tensor:
     # −log N(φ(x); φ(x̂), I), but for its constant: ½ the squared error, summed over all features of an example.
-    difference = phi(x) - phi(reconstruction)  # (B, F, H, W)
+    difference = phi(x) - phi(reconstruction)  # (B, …)
     return difference.square().flatten(1).sum(dim=1) / 2
 
 
-def images_with_features(generator: Generator) -> list[tuple[Features, Tensor, Tensor]]:
-    def draw(batch: int, n_features: int, *shape: int, off: float = 0.5) -> tuple[Features, Tensor, Tensor]:
-        kernels = torch.randn(n_features, shape[0], 2, 2, generator=generator)
+def images_with_features(generator: Generator) -> list[tuple[Network, Tensor, Tensor]]:
+    def pair(batch: int, *shape: int, off: float = 0.5) -> tuple[Tensor, Tensor]:
         x, noise = (torch.rand(batch, *shape, generator=generator) for _ in range(2))
-        return kernels.as_subclass(Features), x, x + off * (noise - x)
+        return x, x + off * (noise - x)
+
+    def weights(n_features: int, *shape: int) -> Tensor:
+        return torch.randn(n_features, *shape, generator=generator)
 
     return [
-        draw(2, 1, 1, 2, 3),
-        draw(4, 3, 1, 4, 4),
-        draw(3, 4, 3, 5, 4),
-        draw(1, 2, 1, 3, 3, off=1.0),
-        draw(2, 2, 1, 3, 3, off=0.0),  # perfect: 0
-        draw(8, 6, 1, 8, 8),
+        (weights(1, 1, 2, 2).as_subclass(Maps), *pair(2, 1, 2, 3)),
+        (weights(3, 1, 2, 2).as_subclass(Maps), *pair(4, 1, 4, 4)),
+        (weights(5, 12).as_subclass(Units), *pair(3, 3, 2, 2)),  # features without places
+        (weights(4, 3, 2, 2).as_subclass(Maps), *pair(3, 3, 5, 4)),
+        (weights(2, 1, 2, 2).as_subclass(Maps), *pair(1, 1, 3, 3, off=1.0)),
+        (weights(2, 1, 2, 2).as_subclass(Maps), *pair(2, 1, 3, 3, off=0.0)),  # perfect: 0
+        (weights(3, 4).as_subclass(Units), *pair(3, 1, 2, 2)),  # B = F
+        (weights(6, 1, 2, 2).as_subclass(Maps), *pair(8, 1, 8, 8)),
     ]
 
 
@@ -364,7 +262,8 @@ FEATURE_RECONSTRUCTION = Exercise(
     reference=feature_reconstruction,
     statement="The reconstruction term of the VAE-GAN: phi(x) gives the critic's features of images (B, C, H, W), any "
     "shape (B, …). −log of a Gaussian with σ = 1 around the features of the reconstruction, at those of x, without its "
-    "constant: (B,) nats, which stand beside a KL that is summed over the latents.",
+    "constant: (B,) nats, which stand beside a KL that is summed over the latents. Training differentiates it by the "
+    "reconstruction.",
     nudge="Both images go through phi. Then it is the squared error of a Gaussian, as in notebook 04: with which "
     "factor, and summed or averaged over the features?",
     right="gradients included. What counts as an error is now what the critic looks at; the ½ and the sum keep it in "
@@ -374,8 +273,7 @@ FEATURE_RECONSTRUCTION = Exercise(
     wrong=[
         (
             lambda phi, x, reconstruction: half_squares(phi(x), phi(reconstruction)).detach(),
-            "No gradient comes back to the reconstruction, so neither encoder nor decoder learns from it. The features "
-            "of x may be held fast, those of x̂ not: no `detach` or `no_grad` around them.",
+            "No gradient comes back to x̂, so neither encoder nor decoder learns. Only those of x may be detached.",
         ),
         (
             lambda phi, x, reconstruction: half_squares(x, reconstruction),
@@ -383,54 +281,35 @@ FEATURE_RECONSTRUCTION = Exercise(
         ),
         (
             lambda phi, x, reconstruction: 2 * half_squares(x, reconstruction),
-            "This is the error in pixels: phi does not appear. A squared error of pixels is what blurs. (And its ½ is "
-            "missing.)",
+            "This is the error in pixels: phi does not appear. (And its ½ is missing.)",
         ),
         (
             lambda phi, x, reconstruction: phi(x - reconstruction).square().flatten(1).sum(1) / 2,
-            "You take the features of the difference. An image of differences is nothing that phi knows: each image "
-            "goes through phi by itself.",
+            "You take the features of the difference. Each image goes through phi by itself; then the difference.",
         ),
         (
             of_features(lambda a, b: 2 * half_squares(a, b)),
-            "The ½ of the Gaussian is missing: −log N = ½ ‖φ(x) − φ(x̂)‖² + a constant. Beside a KL in nats a factor "
-            "of 2 is a choice of weight.",
+            "The ½ of the Gaussian is missing: −log N = ½ ‖φ(x) − φ(x̂)‖² + a constant.",
         ),
         (
             of_features(lambda a, b: (a - b).square().flatten(1).mean(1)),
-            "You average over the features. The KL is summed over the latents, so the reconstruction is summed over "
-            "the features, or the more of them there are, the less all of them count. (And the ½ is missing.)",
+            "You average over the features. They are summed, as the KL is over the latents. (And the ½ is missing.)",
         ),
         (
             of_features(lambda a, b: (a - b).square().flatten(1).mean(1) / 2),
-            "You average over the features. The KL is summed over the latents, so the reconstruction is summed over "
-            "the features, or the more of them there are, the less all of them count.",
+            "You average over the features. The KL is summed over the latents, so the features are summed, too.",
         ),
         (
             of_features(lambda a, b: (a - b).square().mean()),
-            "You average over features and batch at once (`mse_loss`). One value for each example is asked, (B,), "
-            "summed over the features, with the ½ of a Gaussian.",
-        ),
-        (
-            of_features(lambda a, b: half_squares(a, b).mean()),
-            "This is the mean over the batch. One value for each example is asked, (B,).",
-        ),
-        (
-            of_features(lambda a, b: half_squares(a, b).sum()),
-            "You sum over the batch, too. One value for each example is asked, (B,).",
+            "You average over features and batch at once (`mse_loss`). Half the sum over the features is asked: (B,).",
         ),
         (
             of_features(lambda a, b: (a - b).square().sum(1) / 2),
-            "You sum over dimension 1 alone, and a map of places is left. All features of an example are summed: "
-            "`flatten(1)` first.",
+            "You sum over dimension 1 alone, and a map of places is left. `flatten(1)` first.",
         ),
         (
             of_features(lambda a, b: (a - b).abs().flatten(1).sum(1)),
             "These are absolute differences, a Laplace density. A Gaussian has half of the squares.",
-        ),
-        (
-            of_features(lambda a, b: (a - b).abs().flatten(1).sum(1) / 2),
-            "These are absolute differences. A Gaussian has half of the squares.",
         ),
         (
             of_features(lambda a, b: (a - b).flatten(1).norm(dim=1)),
@@ -441,31 +320,12 @@ FEATURE_RECONSTRUCTION = Exercise(
             "You sum before the square, and differences of either sign cancel. Square each feature's first.",
         ),
         (
-            of_features(lambda a, b: (a.square() - b.square()).flatten(1).sum(1) / 2),
-            "You square the features before the difference. The difference comes first.",
-        ),
-        (
-            of_features(lambda a, b: -half_squares(a, b)),
-            "The sign is turned: this is log N. The term stands in a loss: −log N.",
-        ),
-        (
-            of_features(
-                lambda a, b: half_squares(a.flatten(1).sum(1, keepdim=True), b.flatten(1).sum(1, keepdim=True))
-            ),
-            "You sum before the square, and differences of either sign cancel. Square each feature's first.",
-        ),
-        (
-            of_features(lambda a, b: half_squares(a.mean((2, 3)), b.mean((2, 3)))),
-            "You average the features over their places first, so that it no longer matters where a stroke is.",
+            of_features(lambda a, b: half_squares(a, b) + a[0].numel() * 0.9189385),
+            "The constant of the Gaussian, ½ log 2π for each feature, is added. It is left out here.",
         ),
         (
             lambda phi, x, reconstruction: half_squares(phi(x), phi(reconstruction)) + half_squares(x, reconstruction),
             "The error in pixels is added. Only that of the features is asked.",
-        ),
-        (
-            of_features(lambda a, b: 1 - torch.cosine_similarity(a.flatten(1), b.flatten(1))),
-            "This is the cosine distance, which forgets how strong the features are. A Gaussian has half of the "
-            "squared differences.",
         ),
     ],
 )
@@ -482,15 +342,22 @@ def hybrid_critic_loss(critic: torch.nn.Module, x: Tensor, reconstruction: Tenso
 
 
 def three_kinds(generator: Generator) -> list[tuple[LinearCritic, Tensor, Tensor, Tensor]]:
-    def draw(n_real: int, n_sampled: int, n_features: int) -> tuple[LinearCritic, Tensor, Tensor, Tensor]:
-        w = torch.randn(n_features, generator=generator)
-        shapes = (n_real, n_features), (n_real, n_features), (n_sampled, n_features)
-        x, eps, sample = (torch.randn(shape, generator=generator) for shape in shapes)
+    def draw(n_real: int, n_sampled: int, *shape: int, scale: float = 1.0) -> tuple:
+        w = scale * torch.randn(torch.Size(shape).numel(), generator=generator)
+        sizes = (n_real, n_real, n_sampled)
+        x, eps, sample = (torch.randn(n, *shape, generator=generator) for n in sizes)
         return w.as_subclass(LinearCritic), x, x + 0.5 * eps, sample
 
     easy = [1.0, -2.0], [[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [0.0, 0.5]], [[-1.0, 0.5], [0.0, 2.0]]
     w, *images = map(torch.tensor, easy)
-    return [(w.as_subclass(LinearCritic), *images), draw(4, 4, 3), draw(3, 6, 4), draw(1, 1, 2), draw(16, 32, 8)]
+    return [
+        (w.as_subclass(LinearCritic), *(x.view(2, 1, 1, 2) for x in images)),
+        draw(4, 4, 1, 2, 2),
+        draw(3, 6, 1, 3, 2),
+        draw(1, 1, 3, 1, 1),
+        draw(4, 3, 1, 2, 3, scale=100.0),  # a critic that is sure: logits of hundreds, right and wrong
+        draw(16, 32, 3, 2, 2),
+    ]
 
 
 def judged(loss: Callable[[Tensor, Tensor, Tensor], Tensor], held: str = "rs") -> Callable:
@@ -510,9 +377,10 @@ def three_means(real: Tensor, reconstructed: Tensor, sampled: Tensor) -> Tensor:
 
 HYBRID_CRITIC_LOSS = Exercise(
     reference=hybrid_critic_loss,
-    statement="The critic's turn in a VAE-GAN: critic(x) gives logits (B,). It sees real x, reconstructions and "
-    "samples from the prior, the last two as they come from the decoder, with their graph. The sum of three means of "
-    "−log of the probability of the right answer, in nats, whose gradient is for the critic alone.",
+    statement="The critic's turn in a VAE-GAN: critic(x) gives one logit for each image, which may be hundreds. It "
+    "sees real x and reconstructions, (B, C, H, W), and samples from the prior, (M, C, H, W), the last two as they "
+    "come from the decoder, with their graph. The sum of three means of −log of the probability of the right answer, "
+    "in nats, whose gradient is for the critic alone.",
     nudge="Three times a cross-entropy with a known label: which of the three images are real? And from which of them "
     "would a gradient go back into another player?",
     right="gradients included: none reaches decoder or encoder, whose aim is the opposite. At logits of 0 it is "
@@ -527,18 +395,15 @@ HYBRID_CRITIC_LOSS = Exercise(
         ),
         (
             judged(three_means, held="s"),
-            "The gradient goes back through the reconstructions, into decoder and encoder. They are data in this turn, "
-            "as the samples are.",
+            "The gradient goes back through the reconstructions, into decoder and encoder. They are data in this turn.",
         ),
         (
             judged(three_means, held="r"),
-            "The gradient goes back through the samples, into the decoder. They are data in this turn, as the "
-            "reconstructions are.",
+            "The gradient goes back through the samples, into the decoder. They are data in this turn.",
         ),
         (
             judged(lambda *logits: three_means(*logits).detach()),
-            "No gradient comes back to the critic, in its own turn: `no_grad` or `detach` is around everything. Only "
-            "the images are held fast.",
+            "No gradient comes back to the critic, in its own turn. Only the images are held fast.",
         ),
         (
             judged(lambda real, reconstructed, sampled: three_means(real, reconstructed.detach(), sampled.detach())),
@@ -546,118 +411,50 @@ HYBRID_CRITIC_LOSS = Exercise(
             "Detach the images, before the critic sees them.",
         ),
         (
-            judged(lambda real, reconstructed, sampled: three_means(real, reconstructed, sampled.detach())),
-            "You detach what the critic says of the samples, so it never learns what they look like. Detach the "
-            "images, before the critic sees them.",
+            judged(lambda real, *made: softplus(-real).mean() + three_means(real, *made)),
+            "The data count twice, as in the library, which plays two games. Here each mean is added once.",
         ),
         (
-            judged(lambda real, reconstructed, sampled: three_means(real, reconstructed.detach(), sampled)),
-            "You detach what the critic says of the reconstructions, so it never learns what they look like. Detach "
-            "the images, before the critic sees them.",
+            judged(lambda real, rec, sampled: three_means(real, rec, sampled) - rec.mean()),
+            "Reconstructions have the label real in yours. They come out of the decoder: their label is made.",
         ),
         (
-            judged(
-                lambda real, reconstructed, sampled: (
-                    softplus(-real).mean() + softplus(-reconstructed).mean() + softplus(sampled).mean()
-                )
-            ),
-            "Reconstructions have the label real in yours. They come out of the decoder, however much they resemble x: "
-            "their label is made.",
-        ),
-        (
-            judged(
-                lambda real, reconstructed, sampled: (
-                    softplus(-real).mean() + softplus(-reconstructed).mean() + softplus(-sampled).mean()
-                )
-            ),
-            "All three have the same label, real: a critic that calls everything real is best for you.",
-        ),
-        (
-            judged(
-                lambda real, reconstructed, sampled: (
-                    softplus(real).mean() + softplus(reconstructed).mean() + softplus(sampled).mean()
-                )
-            ),
+            judged(lambda real, rec, sampled: three_means(-real, rec, sampled)),
             "All three have the same label, made: a critic that calls everything made is best for you.",
         ),
         (
-            judged(
-                lambda real, reconstructed, sampled: (
-                    softplus(real).mean() + softplus(-reconstructed).mean() + softplus(-sampled).mean()
-                )
-            ),
+            judged(lambda real, rec, sampled: three_means(-real, -rec, -sampled)),
             "The labels are exchanged: the critic would learn to call real ones made.",
         ),
         (
-            judged(lambda real, reconstructed, sampled: softplus(-real).mean() + softplus(sampled).mean()),
-            "The reconstructions do not appear. They keep the critic busy near the data, where samples are rare at "
-            "first.",
+            judged(lambda real, rec, sampled: softplus(-real).mean() + softplus(sampled).mean()),
+            "The reconstructions do not appear. They keep the critic busy near the data.",
         ),
         (
-            judged(lambda real, reconstructed, sampled: softplus(-real).mean() + softplus(reconstructed).mean()),
-            "The samples do not appear: the critic would never see what the prior makes, which is what `sample` gives "
-            "in the end.",
-        ),
-        (
-            judged(lambda real, reconstructed, sampled: softplus(reconstructed).mean() + softplus(sampled).mean()),
-            "The real ones do not appear: a critic that calls everything made would win.",
+            judged(lambda real, rec, sampled: softplus(-real).mean() + softplus(rec).mean()),
+            "The samples do not appear: the critic would never see what the prior makes.",
         ),
         (
             judged(lambda *logits: three_means(*(a.sigmoid() for a in logits))),
             "The sigmoid is applied twice: probabilities were fed to a loss that expects logits.",
         ),
         (
-            judged(lambda *logits: -three_means(*logits)),
-            "The sign is turned: minimising this makes the worst critic there is.",
-        ),
-        (
             judged(
-                lambda real, reconstructed, sampled: (
-                    softplus(-real).mean() + (softplus(reconstructed).mean() + softplus(sampled).mean()) / 2
-                )
+                lambda real, *made: -sum(p.log().mean() for p in (real.sigmoid(), *(1 - a.sigmoid() for a in made)))
             ),
-            "You average the two kinds of made images, a fair game of real against made. Here all three means are "
-            "added.",
+            "The rule is right, but where the critic is sure and wrong its probability is 0 in float32, and the log of "
+            "it infinite. `softplus` works with the logit: −log σ(a) = softplus(−a).",
         ),
         (
-            judged(lambda *logits: three_means(*logits) / 3),
-            "This is the mean of the three. They are added here.",
+            judged(lambda real, *made: softplus(-real).mean() + sum(softplus(a).mean() for a in made) / 2),
+            "You average the two kinds of made images. Here all three means are added.",
         ),
         (
-            judged(
-                lambda real, reconstructed, sampled: torch.cat(
-                    [softplus(-real), softplus(reconstructed), softplus(sampled)]
-                ).mean()
-            ),
+            judged(lambda real, *made: torch.cat([softplus(-real), *map(softplus, made)]).mean()),
             "You take one mean over all images. Each kind has a mean of its own, and the three are added.",
         ),
         (
-            judged(
-                lambda real, reconstructed, sampled: (
-                    softplus(-real).mean() + torch.cat([softplus(reconstructed), softplus(sampled)]).mean()
-                )
-            ),
-            "You take one mean over reconstructions and samples. Each kind has a mean of its own, and the three are "
-            "added.",
-        ),
-        (
-            judged(
-                lambda real, reconstructed, sampled: (
-                    softplus(-real).sum() + softplus(reconstructed).sum() + softplus(sampled).sum()
-                )
-            ),
-            "These are sums over the batch. Each kind has a mean.",
-        ),
-        (
-            judged(lambda real, reconstructed, sampled: softplus(-reconstructed).mean() + softplus(-sampled).mean()),
-            "This is the decoder's loss in the game. The critic wants the opposite, and sees real ones as well.",
-        ),
-        (
-            judged(lambda real, reconstructed, sampled: reconstructed.mean() + sampled.mean() - 2 * real.mean()),
-            "These are the logits themselves, the loss of a Wasserstein critic. −log of a probability is asked.",
-        ),
-        (
-            judged(lambda real, reconstructed, sampled: reconstructed.mean() + sampled.mean() - real.mean()),
+            judged(lambda real, *made: sum(a.mean() for a in made) - real.mean()),
             "These are the logits themselves. −log of a probability is asked.",
         ),
     ],
@@ -677,13 +474,20 @@ def three_players(
 
 
 def hybrid_batches(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]]:
-    def draw(batch: int, gamma: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    def draw(batch: int, gamma: float, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
         kl, reconstruction = (scale * torch.rand(batch, generator=generator) for scale in (3.0, 20.0))
-        real, reconstructed, sampled = (torch.randn(batch, generator=generator) for _ in range(3))
+        real, reconstructed, sampled = (scale * torch.randn(batch, generator=generator) for _ in range(3))
         return kl, reconstruction, real + 1, reconstructed, sampled - 1, gamma
 
     easy = [1.0, 3.0], [10.0, 6.0], [2.0, 0.5], [0.5, -1.0], [-2.0, 1.0]
-    return [(*map(torch.tensor, easy), 0.1), draw(4, 0.01), draw(3, 0.5), draw(1, 0.1), draw(32, 2.0)]
+    return [
+        (*map(torch.tensor, easy), 0.1),
+        draw(4, 0.01),
+        draw(3, 0.5),
+        draw(1, 0.1),
+        draw(6, 1.5, scale=200.0),  # a critic that is sure
+        draw(32, 2.0),
+    ]
 
 
 def roles(encoder: Callable, decoder: Callable, critic: Callable) -> Callable[..., Tensor]:
@@ -696,7 +500,7 @@ def roles(encoder: Callable, decoder: Callable, critic: Callable) -> Callable[..
     return losses
 
 
-def right_encoder(kl, rec, real, reconstructed, sampled, gamma):
+def right_encoder(kl, rec, *game):
     return kl + rec
 
 
@@ -725,56 +529,39 @@ def with_critic(critic: Callable) -> Callable[..., Tensor]:
     return roles(right_encoder, right_decoder, critic)
 
 
-def everything(*a):
-    return a[0] + a[1] + deceived(*a)
+def by_probabilities(kl, rec, real, reconstructed, sampled, gamma):
+    real, reconstructed, sampled = real.sigmoid(), reconstructed.sigmoid(), sampled.sigmoid()
+    decoder = gamma * rec.mean() - reconstructed.log().mean() - sampled.log().mean()
+    critic = -real.log().mean() - (1 - reconstructed).log().mean() - (1 - sampled).log().mean()
+    return torch.stack([kl.mean() + rec.mean(), decoder, critic])
 
 
 THREE_PLAYERS = Exercise(
     reference=three_players,
     statement="A VAE-GAN has three players (Larsen et al. 2016, algorithm 1). From kl and reconstruction, (B,) nats "
-    "each, and the critic's logits for real, reconstructed and sampled images, (B,) each: the losses (encoder, "
-    "decoder, critic), scalars. The encoder minimises KL + reconstruction, the decoder gamma times the reconstruction "
-    "plus its non-saturating loss on reconstructed and on sampled images (two means, added), the critic the sum of "
-    "three means of its cross-entropies.",
+    "each, and the critic's logits for real, reconstructed and sampled images, (B,) each, which may be hundreds: the "
+    "losses (encoder, decoder, critic), three scalars, with their gradients. The encoder minimises KL + "
+    "reconstruction, the decoder gamma times the reconstruction plus its non-saturating loss on reconstructed and on "
+    "sampled images (two means, added), the critic the sum of three means of its cross-entropies.",
     nudge="Who can change what? The decoder cannot change the KL, and the critic knows neither of the first two. Then "
     "the labels: what does each player want the critic to say?",
     right="in the order encoder, decoder, critic. Their aims differ, so there is no one loss to add up: three "
     "objectives, each with the parameters of one player.",
     inputs=hybrid_batches,
+    differentiate=("kl", "reconstruction", "real", "reconstructed", "sampled"),
     wrong=[
         (
-            roles(everything, everything, right_critic),
-            "Encoder and decoder share one loss in yours. The encoder takes no part in the game, and only the decoder "
-            "weighs the reconstruction with gamma.",
+            lambda *a: torch.stack(three_players(*a)).detach(),
+            "No gradient comes back (numpy, `.item()`, `detach` or `no_grad`?), so no player learns anything.",
         ),
         (
             with_encoder(lambda *a: right_encoder(*a) + deceived(*a)),
-            "The encoder takes part in the game in yours: its codes would learn to deceive, and the posterior leaves "
-            "the prior for it. KL + reconstruction is all.",
+            "The encoder takes part in the game in yours: the posterior leaves the prior. KL + reconstruction is all.",
         ),
-        (
-            with_encoder(lambda *a: a[0] + right_decoder(*a)),
-            "The encoder has the decoder's loss, with the KL. It takes no part in the game, and gamma is the decoder's "
-            "alone.",
-        ),
-        (
-            with_encoder(lambda *a: a[1]),
-            "The encoder's KL is missing: nothing holds its codes near the prior, and samples from the prior would "
-            "decode to nothing.",
-        ),
-        (with_encoder(lambda *a: a[0]), "The encoder's reconstruction is missing: the codes would say nothing of x."),
+        (with_encoder(lambda *a: a[1]), "The encoder's KL is missing: nothing holds its codes near the prior."),
         (
             with_encoder(lambda *a: a[0] + a[5] * a[1]),
-            "gamma weighs the encoder's reconstruction in yours. It balances two aims of the decoder; the encoder has "
-            "a bound, with weights of 1.",
-        ),
-        (
-            with_encoder(lambda *a: a[0] - a[1]),
-            "The encoder's reconstruction has the wrong sign: it is an error, −log p, and is to be small.",
-        ),
-        (
-            with_encoder(lambda *a: a[1] - a[0]),
-            "The encoder's KL has the wrong sign: it is a price, and is to be small.",
+            "gamma weighs the encoder's reconstruction in yours. It balances two aims of the decoder.",
         ),
         (
             with_decoder(lambda *a: a[5] * a[1]),
@@ -782,8 +569,7 @@ THREE_PLAYERS = Exercise(
         ),
         (
             with_decoder(deceived),
-            "The decoder's reconstruction is missing: it may draw any image that deceives the critic, and the code is "
-            "ignored.",
+            "The decoder's reconstruction is missing: it may draw any image that deceives the critic.",
         ),
         (
             with_decoder(lambda *a: a[1] + deceived(*a)),
@@ -794,23 +580,12 @@ THREE_PLAYERS = Exercise(
             "gamma weighs the decoder's game in yours. It weighs the reconstruction: a larger gamma stays closer to x.",
         ),
         (
-            with_decoder(lambda *a: a[5] * (a[1] + deceived(*a))),
-            "gamma weighs both of the decoder's aims, and so neither against the other. It belongs to the "
-            "reconstruction.",
-        ),
-        (
             with_decoder(lambda *a: a[0] + right_decoder(*a)),
             "The KL stands in the decoder's loss. The decoder has no part in q(z|x): the term is the encoder's.",
         ),
         (
-            with_decoder(lambda *a: a[5] * a[1] + right_critic(*a)),
-            "The decoder is trained on the critic's loss: it would learn to be recognised. It wants the label real for "
-            "reconstructed and sampled images.",
-        ),
-        (
             with_decoder(lambda *a: a[5] * a[1] + softplus(a[3]).mean() + softplus(a[4]).mean()),
-            "The decoder has the critic's labels for what it makes: it would learn to be recognised. It wants the "
-            "label real.",
+            "The decoder has the critic's labels for what it makes: it would learn to be recognised. It wants real.",
         ),
         (
             with_decoder(lambda *a: a[5] * a[1] - right_critic(*a)),
@@ -835,94 +610,26 @@ THREE_PLAYERS = Exercise(
             "The decoder plays with sampled images alone. Reconstructed ones are judged as well.",
         ),
         (
-            with_decoder(lambda *a: a[5] * a[1] + deceived(*a) / 2),
-            "The decoder's game is halved: the two means are added.",
+            with_critic(lambda *a: right_critic(*a) - a[3].mean()),
+            "Reconstructed images have the label real for your critic. They come out of the decoder.",
         ),
         (
-            with_decoder(lambda *a: a[5] * a[1] + deceived(*a) + softplus(-a[2]).mean()),
-            "Real images stand in the decoder's loss. It cannot change them.",
-        ),
-        (
-            roles(right_encoder, lambda *a: -right_decoder(*a), lambda *a: -right_critic(*a)),
-            "Two players minimise the negative of their losses: the critic would make mistakes, the decoder bad "
-            "images.",
-        ),
-        (
-            roles(right_encoder, lambda *a: a[5] * a[1] - deceived(*a), lambda *a: -right_critic(*a)),
-            "Both players of the game minimise the negative of their losses: the critic would make mistakes and the "
-            "decoder be found out.",
-        ),
-        (with_critic(lambda *a: -right_critic(*a)), "The critic's sign is turned: it would learn to make mistakes."),
-        (
-            with_critic(lambda *a: softplus(-a[2]).mean() + softplus(-a[3]).mean() + softplus(a[4]).mean()),
-            "Reconstructed images have the label real for your critic. They come out of the decoder: their label is "
-            "made.",
-        ),
-        (
-            with_critic(lambda *a: softplus(a[2]).mean() + deceived(*a)),
-            "The critic's labels are exchanged: it would call real ones made.",
-        ),
-        (
-            with_critic(lambda *a: softplus(-a[2]).mean() + deceived(*a)),
-            "All images have the same label for your critic, real.",
-        ),
-        (
-            with_critic(lambda *a: softplus(-a[2]).mean() + softplus(a[3]).mean()),
-            "The sampled images are missing in the critic's loss.",
-        ),
-        (
-            with_critic(lambda *a: softplus(-a[2]).mean() + softplus(a[4]).mean()),
-            "The reconstructed images are missing in the critic's loss.",
-        ),
-        (
-            with_critic(lambda *a: softplus(-a[2]).mean() + (softplus(a[3]).mean() + softplus(a[4]).mean()) / 2),
-            "Reconstructed and sampled images are averaged in the critic's loss. All three means are added.",
-        ),
-        (
-            with_critic(lambda *a: a[1] + right_critic(*a)),
-            "The reconstruction stands in the critic's loss. Measured in the critic's own features it would be least "
-            "for a critic that sees nothing.",
-        ),
-        (
-            with_critic(lambda *a: a[5] * a[1] + right_critic(*a)),
-            "The reconstruction stands in the critic's loss. Measured in the critic's own features it would be least "
-            "for a critic that sees nothing.",
+            with_critic(lambda *a: softplus(-a[2]).mean() + right_critic(*a)),
+            "The data count twice in the critic's loss, as in the library. Here each mean is added once.",
         ),
         (
             with_critic(lambda *a: right_critic(*a[:2], *(logit.sigmoid() for logit in a[2:5]), a[5])),
             "The sigmoid is applied twice in the critic's loss: probabilities were fed to a loss that expects logits.",
         ),
         (
-            roles(
-                right_encoder,
-                lambda *a: a[5] * a[1] + softplus(-a[3].sigmoid()).mean() + softplus(-a[4].sigmoid()).mean(),
-                lambda *a: right_critic(*a[:2], *(logit.sigmoid() for logit in a[2:5]), a[5]),
-            ),
-            "The sigmoid is applied twice, in the losses of critic and decoder: probabilities were fed to a loss that "
-            "expects logits.",
-        ),
-        (
-            lambda *a: torch.stack([len(a[0]) * value for value in three_players(*a)]),
-            "These are sums over the batch. Each term is a mean.",
-        ),
-        (
-            lambda *a: torch.stack(three_players(*a)[:2]),
-            "The critic's loss is missing: it comes third.",
+            by_probabilities,
+            "Where the critic is sure and wrong a probability is 0 in float32, and the log of it infinite. `softplus` "
+            "works with the logit: −log σ(a) = softplus(−a).",
         ),
         (
             lambda *a: sum(three_players(*a)),
-            "You add the three losses up. Their aims differ: the critic's and the decoder's would cancel. A triple is "
-            "asked.",
+            "You add the three losses up, and those of critic and decoder would cancel. A triple is asked.",
         ),
-        (
-            roles(right_decoder, right_encoder, right_critic),
-            "Encoder and decoder are exchanged: the encoder comes first.",
-        ),
-        (
-            roles(right_critic, right_decoder, right_encoder),
-            "Encoder and critic are exchanged: the encoder comes first.",
-        ),
-        (roles(right_encoder, right_critic, right_decoder), "Decoder and critic are exchanged: the critic comes last."),
     ],
 )
 
@@ -935,110 +642,66 @@ def balanced_weight(gradient_reconstruction: Tensor, gradient_game: Tensor) -> T
 
 
 def pairs_of_gradients(generator: Generator) -> list[tuple[Tensor, Tensor]]:
-    def draw(*shape: int, ratio: float = 1.0) -> tuple[Tensor, Tensor]:
+    def draw(*shape: int, ratio: float = 1.0, game: float = 1.0) -> tuple[Tensor, Tensor]:
         a, b = (torch.randn(shape, generator=generator) for _ in range(2))
-        return ratio * a, b
+        return game * ratio * a, game * b
 
     return [
         (torch.tensor([[3.0, 0.0], [0.0, -4.0]]), torch.tensor([[1.0, -2.0], [2.0, 0.0]])),
         draw(4, 4),
         draw(2, 3, ratio=20.0),
         draw(1, 5, ratio=0.01),
-        draw(8, 6, ratio=3.0),
+        draw(7, ratio=2.0),  # a bias
+        draw(8, 6, ratio=3e4, game=1e-4),  # a game that is nearly over
         draw(3, 2, 3, 3, ratio=0.5),  # the kernels of a convolution
     ]
 
 
-Weight = Callable[[Tensor, Tensor], Tensor]
-
-
-def ratio_of(size: Callable[[Tensor], Tensor]) -> Weight:
+def ratio_of(size: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda reconstruction, game: size(reconstruction) / size(game)
 
 
+ENTRY_BY_ENTRY = "You divide entry by entry. Each gradient has one norm, and those are divided."
+
 BALANCED_WEIGHT = Exercise(
     reference=balanced_weight,
-    statement="The decoder minimises L_reconstruction + λ L_game. From the gradients of the two losses by the weight "
-    "of its last layer, of the same shape: the λ at which both pull equally hard, that is with gradients of the same "
-    "Euclidean norm (Esser et al. 2021, eq. 7, without its small constant). A scalar.",
+    statement="The decoder minimises L_reconstruction + λ L_game. From the gradients of the two losses by the same "
+    "parameters, of the same shape and neither of them 0: the λ at which both pull equally hard, that is with "
+    "gradients of the same Euclidean norm (Esser et al. 2021, eq. 7, without its small constant or a largest value). "
+    "A scalar.",
     nudge="Write the condition down, λ times one norm equals the other, and solve it for λ. The norm is over all "
-    "entries of the weight.",
+    "entries.",
     right="a convolution's kernels included. A weight that is right at the first step need not be so later: the norms "
     "change as the players learn.",
     inputs=pairs_of_gradients,
     wrong=[
+        (lambda a, b: b.norm() / a.norm(), "It is upside down: where the game pulls hardly at all, λ has to be large."),
         (
-            lambda a, b: b.norm() / a.norm(),
-            "It is upside down: where the game pulls hardly at all, λ has to be large.",
+            lambda a, b: a.norm() / (b.norm() + 1e-4),
+            "The small constant of the paper is in yours. Where the game's gradient is small it decides; leave it out.",
+        ),
+        (
+            lambda a, b: (a.norm() / b.norm()).clamp(max=1e4),
+            "You cut λ off at a largest value, as the code of the paper does. Here λ is the ratio, however large.",
         ),
         (
             ratio_of(lambda g: g.square().sum()),
             "These are the squared norms. The gradients are balanced, so the norms themselves are divided.",
         ),
-        (
-            ratio_of(lambda g: g.abs().sum()),
-            "You divide the sums of absolute values. The Euclidean norm is asked.",
-        ),
-        (
-            ratio_of(lambda g: g.abs().amax()),
-            "You divide the largest entries. The Euclidean norm is asked.",
-        ),
-        (
-            ratio_of(torch.sum),
-            "You divide sums, in which entries of either sign cancel. The Euclidean norm is asked.",
-        ),
-        (ratio_of(lambda g: g.std()), "You divide standard deviations. The Euclidean norm is asked."),
-        (ratio_of(lambda g: g.norm().sqrt()), "A root too many: the norm is the root of the sum of squares already."),
+        (ratio_of(lambda g: g.abs().sum()), "You divide the sums of absolute values. The Euclidean norm is asked."),
+        (ratio_of(torch.sum), "You divide sums, in which entries of either sign cancel. The Euclidean norm is asked."),
         (
             lambda a, b: a.norm() / (a.norm() + b.norm()),
             "This is a share, between 0 and 1. λ multiplies the game alone: it is a ratio.",
         ),
         (lambda a, b: a.norm() - b.norm(), "This is the difference of the norms. λ is a factor."),
+        (lambda a, b: (a / b).norm(), ENTRY_BY_ENTRY),
+        (lambda a, b: (a / b).abs().mean(), ENTRY_BY_ENTRY),
         (
-            lambda a, b: a.norm() * b.norm(),
-            "This is the product of the norms. λ makes one equal to the other: a ratio.",
-        ),
-        (
-            lambda a, b: (a / b).norm(),
-            "You divide entry by entry. Each gradient has one norm, and those are divided.",
-        ),
-        (
-            lambda a, b: (a / b).abs().mean(),
-            "You divide entry by entry. Each gradient has one norm, and those are divided.",
-        ),
-        (
-            lambda a, b: (a / b).mean(),
-            "You divide entry by entry. Each gradient has one norm, and those are divided.",
-        ),
-        (
-            lambda a, b: (a * b).sum() / b.square().sum(),
-            "This is the λ whose gradient comes nearest to that of the reconstruction. Their directions do not matter "
-            "here, only the norms.",
-        ),
-        (
-            lambda a, b: (a * b).sum() / (a.norm() * b.norm()),
-            "This is the cosine of the angle between the two. Their norms are balanced, whatever the angle.",
-        ),
-        (
-            ratio_of(lambda g: g.flatten(1).norm(dim=1)),
+            ratio_of(lambda g: g.flatten(1).norm(dim=1) if g.ndim > 1 else g.abs()),
             "You have one λ for each row. It is a single number: the norm is over all entries.",
-        ),
-        (
-            ratio_of(lambda g: g.flatten(1).norm(dim=1).mean()),
-            "You average the norms of the rows. The norm is over all entries at once.",
-        ),
-        (
-            ratio_of(lambda g: torch.linalg.matrix_norm(g.flatten(1), 2)),
-            "This is the spectral norm, the largest stretch. The Euclidean norm is asked, over all entries.",
         ),
     ],
 )
 
-EXERCISES = [
-    BEST_RECONSTRUCTION,
-    SHARPNESS,
-    FEATURE_RECONSTRUCTION,
-    HYBRID_CRITIC_LOSS,
-    THREE_PLAYERS,
-    BALANCED_WEIGHT,
-]
+EXERCISES = [BEST_RECONSTRUCTION, SHARPNESS, FEATURE_RECONSTRUCTION, HYBRID_CRITIC_LOSS, THREE_PLAYERS, BALANCED_WEIGHT]
