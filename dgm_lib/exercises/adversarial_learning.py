@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import binary_cross_entropy, logsigmoid, softplus
+from torch.nn.functional import binary_cross_entropy, softplus
 
 from dgm_lib.exercises.engine import Exercise
 
@@ -61,6 +61,8 @@ def pairs_of_densities(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         (torch.tensor([-1.0, -math.inf, 0.0]), torch.tensor([-math.inf, -2.0, -1.0])),  # where one of them never is
         draw(6, shift=-1000.0),  # densities underflow in many dimensions; their ratio does not
         draw(6, shift=300.0),
+        (torch.tensor([0.0, -1000.0, -2000.0]), torch.tensor([-1.0, -999.0, -2000.5])),  # examples far apart
+        (torch.tensor([800.0, -900.0]), torch.tensor([-100.0, 0.0])),  # beyond doubt
     ]
 
 
@@ -77,6 +79,14 @@ def of_logit(value: Callable[[Tensor], Tensor]) -> Density:
     return lambda log_p, log_q: value(log_p - log_q)
 
 
+def shifted(by: Density) -> Density:
+    """p/(p + q) of densities from which a common factor was taken."""
+    return lambda log_p, log_q: of_densities(lambda p, q: p / (p + q))(
+        log_p - by(log_p, log_q), log_q - by(log_p, log_q)
+    )
+
+
+SMALL = 1e-6, 1e-8, 1e-10, 1e-12  # what learners add against log 0 and 0/0
 DENSITIES_UNDERFLOW = (
     "Right while the densities are ordinary numbers; exp(−1000) is 0 in floats (and e^300 infinite), and the ratio of "
     "two such densities becomes {yours}. Divide by p on paper: only log p − log q is left."
@@ -85,7 +95,8 @@ DENSITIES_UNDERFLOW = (
 OPTIMAL_CRITIC = Exercise(
     reference=optimal_critic,
     statement="Half of all examples are real, with density p, half are made, with density q. From log p(x) and "
-    "log q(x), (B,) each: the probability that x is real, which is what the best possible critic says. (B,).",
+    "log q(x), (B,) each, numbers of some thousands, of which one may be −inf: the probability that x is real, which "
+    "is what the best possible critic says. (B,).",
     nudge="Bayes' rule with a prior of ½ for each side. Then divide by p above and below: which function of "
     "log p − log q is it?",
     right="densities of e^−1000 included. The logit of the best critic is log p − log q: it knows the ratio of the two "
@@ -101,11 +112,24 @@ OPTIMAL_CRITIC = Exercise(
         (of_densities(lambda p, q: 1 / (1 + q / p)), DENSITIES_UNDERFLOW),
         *[
             (
+                shifted(by),
+                "What you take out before exp is the same for all examples. Where they lie far apart, both densities "
+                "of one underflow to 0 and 0/0 makes {yours}: only log p − log q of each example is needed.",
+            )
+            for by in (lambda a, b: torch.maximum(a.max(), b.max()), lambda a, b: a.max(), lambda a, b: b.max())
+        ],
+        (
+            of_logit(lambda logit: logit.exp() / (1 + logit.exp())),
+            "Right for moderate ratios; beyond e^88 exp overflows and inf/inf makes {yours}. `torch.sigmoid` of "
+            "log p − log q does not.",
+        ),
+        *[
+            (
                 of_densities(lambda p, q, small=small: p / (p + q + small)),
                 "A small constant in the denominator: where both densities are smaller than it, as in many dimensions, "
                 "everything looks made and you return {yours}. Only log p − log q is needed.",
             )
-            for small in (1e-6, 1e-8, 1e-10, 1e-12, 1e-20)
+            for small in SMALL
         ],
         (
             of_logit(lambda logit: logit),
@@ -120,19 +144,9 @@ OPTIMAL_CRITIC = Exercise(
             "like it is made.",
         ),
         (
-            of_densities(lambda p, q: p / (1 + p)),
-            "q does not appear: log p itself is your logit, as if q were 1 everywhere. What tells the two apart is the "
-            "ratio p/q.",
-        ),
-        (
             lambda log_p, log_q: log_p / (log_p + log_q),
             "You divide the logarithms. The densities themselves stand in p/(p + q); of their logarithms the "
             "difference counts.",
-        ),
-        (
-            of_densities(lambda p, q: (p - q).sigmoid()),
-            "Your logit is the difference of the densities. It is that of their logarithms, which is the log of their "
-            "ratio.",
         ),
         (
             of_densities(lambda p, q: (p / q).sigmoid()),
@@ -147,36 +161,6 @@ OPTIMAL_CRITIC = Exercise(
         (
             of_logit(lambda logit: (logit / 2).tanh()),
             "This is (p − q)/(p + q), from −1 to 1. A probability runs from 0 to 1: p/(p + q).",
-        ),
-        (
-            of_logit(lambda logit: (logit / 2).sigmoid()),
-            "Your logit is halved, so the densities stand under a root. Bayes' rule takes them as they are.",
-        ),
-        (
-            of_logit(lambda logit: (2 * logit).sigmoid()),
-            "Your logit is doubled, so the densities are squared: (1 + tanh a)/2 is σ(2a).",
-        ),
-        (
-            of_logit(lambda logit: logit.clamp(max=0).exp()),
-            "This is min(1, p/q). It is the right shape for accepting a draw; the share of real ones at x is "
-            "p/(p + q).",
-        ),
-        (
-            of_logit(logsigmoid),
-            "This is log D(x). The probability itself is asked.",
-        ),
-        (
-            of_logit(lambda logit: logit.softmax(0)),
-            "Your values sum to 1 over the batch. Each x has two possible origins, and their probabilities sum to 1.",
-        ),
-        (
-            lambda log_p, log_q: torch.full_like(log_p, 0.5),
-            "½ everywhere is what is left when the generator has won, q = p. Here the two densities differ.",
-        ),
-        (
-            of_logit(lambda logit: 2 * logit.sigmoid()),
-            "You divide by the mixture ½(p + q) and forget the ½ above: half of all examples are real, so that is "
-            "½p / ½(p + q).",
         ),
     ],
 )
@@ -196,7 +180,7 @@ def pairs_of_logits(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         real = scale * torch.randn(n_real, generator=generator) + shift
         return real, scale * torch.randn(n_fake, generator=generator) - shift
 
-    sure = torch.tensor([150.0, -200.0, 300.0]), torch.tensor([-400.0, 120.0, -250.0])
+    sure = torch.tensor([150.0, -900.0, 300.0]), torch.tensor([-800.0, 120.0, -250.0])
     return [
         (torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 1.5])),
         draw(4, 4),
@@ -248,14 +232,19 @@ SIGMOID_UNDERFLOWS = (
     "the loss becomes {yours}. log(1 + exp(a)) is about a there: `softplus` and `logsigmoid` know that."
 )
 
+CUT_AT_100 = (
+    "Right for moderate logits. Where the critic is sure and wrong, the loss for probabilities cuts the logarithm off "
+    "at −100, and no gradient is left: take the one for logits, and leave the sigmoid out."
+)
+
 CRITIC_LOSS = Exercise(
     reference=critic_loss,
-    statement="The critic's loss: from its logits for real examples and for made ones, (B,) and (B′,), the mean of "
+    statement="The critic's loss: from its logits for real examples and for made ones, (B,) and (M,), the mean of "
     "−log of the probability that it gives to the right answer over the real ones, plus the same mean over the made "
     "ones. A scalar, in nats.",
     nudge="Two classifications with known labels. The probability of real is σ(a), of made 1 − σ(a) = σ(−a). How does "
     "one take −log of a sigmoid without computing the sigmoid?",
-    right="gradients, and logits of ±400, included. At logits of 0 it is log 4 = 1.386: a critic that cannot tell. "
+    right="gradients, and logits of ±900, included. At logits of 0 it is log 4 = 1.386: a critic that cannot tell. "
     "Much below that, and the generator is losing.",
     inputs=pairs_of_logits,
     differentiate=("real", "fake"),
@@ -322,20 +311,6 @@ CRITIC_LOSS = Exercise(
             "both stand in the loss with a plus.",
         ),
         (
-            lambda real, fake: softplus(fake).mean() - softplus(-real).mean(),
-            "You subtract the half of the real ones. Both halves are −log of a probability that should be large, so "
-            "both stand in the loss with a plus.",
-        ),
-        (
-            lambda real, fake: softplus(-real.mean()) + softplus(fake.mean()),
-            "You average the logits before the logarithm. Each example has a probability of its own: the mean comes "
-            "last.",
-        ),
-        (
-            lambda real, fake: softplus(-real).mean() + softplus(real).mean(),
-            "Both halves are taken at the real ones. The second one belongs to what was made.",
-        ),
-        (
             lambda real, fake: fake.mean() - real.mean(),
             "These are differences of the logits themselves, the loss of a Wasserstein critic. Without a bound on its "
             "slope it has no least value; here −log of a probability is asked.",
@@ -345,27 +320,14 @@ CRITIC_LOSS = Exercise(
             "This is the hinge loss. It is a good loss, but not in nats: −log of a probability is asked.",
         ),
         (
-            lambda real, fake: (real - 1).square().mean() + fake.square().mean(),
-            "This is the least-squares loss. It punishes a logit of 5 for a real example; −log of a probability is "
-            "asked.",
-        ),
-        (
             lambda real, fake: (1 - real.sigmoid()).mean() + fake.sigmoid().mean(),
             "These are the probabilities of a mistake. A mistake made with certainty then costs hardly more than a "
             "doubtful one: −log of the right answer's probability is asked.",
         ),
         (
-            lambda real, fake: fake.sigmoid().mean() - real.sigmoid().mean(),
-            "You use the probabilities without a logarithm. −log of the right answer's probability is asked.",
-        ),
-        (
             lambda real, fake: -real.log().mean() - (1 - fake).log().mean(),
             "You take the logarithm of the logits, as if they were probabilities, and get {yours}. They may have any "
             "sign: a sigmoid makes probabilities of them.",
-        ),
-        (
-            lambda real, fake: cross_entropy(real, fake) / math.log(2),
-            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
         ),
         (by_probabilities, SIGMOID_UNDERFLOWS),
         (
@@ -376,11 +338,7 @@ CRITIC_LOSS = Exercise(
             lambda real, fake: (1 + (-real).exp()).log().mean() + (1 + fake.exp()).log().mean(),
             SIGMOID_UNDERFLOWS,
         ),
-        (
-            by_clamped_probabilities,
-            "Right for moderate logits. Where the critic is sure and wrong, the loss for probabilities cuts the "
-            "logarithm off at −100, and no gradient is left: take the one for logits, and leave the sigmoid out.",
-        ),
+        (by_clamped_probabilities, CUT_AT_100),
         *[
             (
                 lambda real, fake, small=small: (
@@ -389,7 +347,7 @@ CRITIC_LOSS = Exercise(
                 "On moderate logits you are right, but a small constant inside the log puts a ceiling on the loss: a "
                 "confident mistake then has no gradient. `softplus` or `logsigmoid` need none.",
             )
-            for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+            for small in SMALL
         ],
     ],
 )
@@ -416,7 +374,7 @@ def averaged(loss: Loss) -> Loss:
 GENERATOR_LOSS = Exercise(
     reference=generator_loss,
     statement="The non-saturating loss of the generator, a scalar in nats: the mean over the batch of −log of the "
-    "probability that the critic gives to what was made being real. fake (B,) holds the critic's logits for it.",
+    "probability that the critic gives to what was made being real. fake (M,) holds the critic's logits for it.",
     nudge="Whom does it want to deceive, about what? Then look at the slope of your loss where the critic is sure that "
     "it was made, a = −10: the generator has most to learn there.",
     right="gradients included. Where the critic is sure, a = −200, the slope is −1: the generator is told to move, "
@@ -450,41 +408,17 @@ GENERATOR_LOSS = Exercise(
             "0.313, and its slope is small everywhere. Give it the logit.",
         ),
         (
-            averaged(lambda fake: softplus(fake.sigmoid())),
-            "Two things: the sigmoid is applied twice, and the label is the critic's. Give the loss the logit, and the "
-            "label of real ones.",
-        ),
-        (
             averaged(lambda fake: -fake),
             "This is the mean logit, the generator's loss in a Wasserstein or hinge game. Here the critic's logit "
             "means a probability, and −log of it is asked.",
-        ),
-        (
-            averaged(lambda fake: fake),
-            "This is the mean logit itself: minimising it makes what is made look made. −log of the probability of "
-            "real is asked.",
-        ),
-        (
-            averaged(lambda fake: 1 - fake.sigmoid()),
-            "This is the probability of being found out, without a logarithm. Like log(1 − D) it is flat where the "
-            "critic is sure.",
         ),
         (
             averaged(lambda fake: -fake.sigmoid()),
             "This is −D without a logarithm. It is flat where the critic is sure, a = −10: −log D is asked.",
         ),
         (
-            averaged(lambda fake: fake.sigmoid()),
-            "This is D, the probability of real, and minimising it serves the critic. −log D is asked.",
-        ),
-        (
             lambda fake: softplus(-fake).sum(),
             "This is a sum over the batch. The loss is a mean, so that a larger batch does not make larger steps.",
-        ),
-        (
-            lambda fake: softplus(-fake.mean()),
-            "You average the logits before the logarithm. Each example has a probability of its own: the mean comes "
-            "last.",
         ),
         (
             lambda fake: -fake.sigmoid().mean().log(),
@@ -492,36 +426,20 @@ GENERATOR_LOSS = Exercise(
             "mean comes last.",
         ),
         (
-            averaged(lambda fake: (1 - fake).relu()),
-            "This is a hinge. The generator's label there is real, but −log of a probability is asked.",
-        ),
-        (
-            averaged(lambda fake: (fake - 1).square()),
-            "This is the least-squares loss. −log of a probability is asked.",
-        ),
-        (
             averaged(lambda fake: -fake.log()),
             "You take the logarithm of the logits, as if they were probabilities, and get {yours}. They may have any "
             "sign: a sigmoid makes a probability of them.",
         ),
-        (
-            averaged(lambda fake: softplus(-fake) / math.log(2)),
-            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
-        ),
         (averaged(lambda fake: -fake.sigmoid().log()), SIGMOID_UNDERFLOWS),
         (averaged(lambda fake: (1 + (-fake).exp()).log()), SIGMOID_UNDERFLOWS),
-        (
-            lambda fake: binary_cross_entropy(fake.sigmoid(), torch.ones_like(fake)),
-            "Right for moderate logits. Where the critic is sure, the loss for probabilities cuts the logarithm off at "
-            "−100, and the generator is told nothing: take the one for logits, and leave the sigmoid out.",
-        ),
+        (lambda fake: binary_cross_entropy(fake.sigmoid(), torch.ones_like(fake)), CUT_AT_100),
         *[
             (
                 averaged(lambda fake, small=small: -(fake.sigmoid() + small).log()),
                 "On moderate logits you are right, but a small constant inside the log puts a ceiling on the loss: "
                 "where the critic is sure, the generator gets no gradient. `softplus` or `logsigmoid` need none.",
             )
-            for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
+            for small in SMALL
         ],
     ],
 )
@@ -546,7 +464,9 @@ def small_games(generator: Generator) -> list[tuple[LinearCritic, ShiftingGenera
         return game(*(torch.randn(shape, generator=generator) for shape in shapes))
 
     easy = [2.0, -1.0], [0.5, 1.0], [[1.0, 0.0], [0.0, 1.0]], [[-1.0, 0.5], [0.0, 2.0]]
-    return [game(*map(torch.tensor, easy)), draw(4, 4, 2), draw(3, 6, 4), draw(1, 1, 1), draw(32, 32, 8)]
+    sure = [200.0, -100.0], [0.0, 1.0], [[1.0, 0.0], [0.0, 9.0], [4.0, 4.0]], [[-4.0, 0.0], [1.0, -1.0]]
+    moderate = [draw(4, 4, 2), draw(3, 6, 4), draw(1, 1, 1), draw(32, 32, 8)]
+    return [game(*map(torch.tensor, easy)), *moderate, game(*map(torch.tensor, sure))]
 
 
 Turn = Callable[[Callable, Callable, Tensor, Tensor], Tensor]
@@ -564,9 +484,9 @@ def on_made(made: Callable[[Callable, Tensor], Tensor]) -> Turn:
 
 CRITIC_TURN = Exercise(
     reference=critic_turn,
-    statement="The critic's turn, written by hand: critic(x) gives logits (B,), generator(z) makes examples like x. "
-    "From real x and noise z: the loss of the critic, the two means of `critic_loss` added. Its gradient is for the "
-    "critic: none of it may reach the generator.",
+    statement="The critic's turn, written by hand: critic(x) gives logits (B,), generator(z) makes M examples like x. "
+    "From real x (B, D) and noise z (M, L): the loss of the critic, the two means of `critic_loss` added. Its gradient "
+    "is for the critic: none of it may reach the generator.",
     nudge="Four lines: make examples, end their graph, ask the critic twice, add two means. Which tensor has to be "
     "detached: the noise, what was made of it, or what the critic says of it?",
     right="gradients included: the critic learns from both sides, and nothing of its loss reaches the generator, which "
@@ -604,6 +524,12 @@ CRITIC_TURN = Exercise(
             with_logits(lambda real, fake: cross_entropy(real.sigmoid(), fake.sigmoid())),
             SIGMOID_TWICE,
         ),
+        (with_logits(by_probabilities), SIGMOID_UNDERFLOWS),
+        (
+            with_logits(lambda real, fake: -real.sigmoid().log().mean() - (-fake).sigmoid().log().mean()),
+            SIGMOID_UNDERFLOWS,
+        ),
+        (with_logits(by_clamped_probabilities), CUT_AT_100),
         (with_logits(lambda real, fake: softplus(-real).mean() + softplus(-fake).mean()), SAME_LABEL_REAL),
         (with_logits(lambda real, fake: softplus(real).mean() + softplus(fake).mean()), SAME_LABEL_FAKE),
         (
@@ -636,25 +562,8 @@ CRITIC_TURN = Exercise(
             "The generator is fed with x. It makes examples of noise: generator(z).",
         ),
         (
-            with_logits(lambda real, fake: cross_entropy(real, fake) / 2),
-            "This is half of it. The two means are added here.",
-        ),
-        (
             with_logits(as_one_batch),
             "You take one mean over real and made together. Each side has a mean of its own, and the two are added.",
-        ),
-        (
-            with_logits(lambda real, fake: softplus(-real).sum() + softplus(fake).sum()),
-            "These are sums over the batch. Each side is a mean.",
-        ),
-        (
-            with_logits(lambda real, fake: fake.mean() - real.mean()),
-            "These are the logits themselves, the loss of a Wasserstein critic. The two means of −log of a "
-            "probability are asked.",
-        ),
-        (
-            with_logits(lambda real, fake: softplus(-real).mean() - softplus(fake).mean()),
-            "You subtract the half of the made ones. Both halves stand in the loss with a plus.",
         ),
     ],
 )
@@ -714,8 +623,8 @@ JS_DIVERGENCE = Exercise(
     wrong=[
         (
             kl,
-            "This is KL(p ‖ q), and {yours} where q is 0 and p is not. The divergence of Jensen and Shannon goes to "
-            "the mixture, which is 0 only where both are.",
+            "This is KL(p ‖ q), infinite where q is 0 and p is not. The divergence of Jensen and Shannon goes to the "
+            "mixture, which is 0 only where both are.",
         ),
         (lambda p, q: kl(q, p), "This is KL(q ‖ p). Both go to the mixture m, one from p and one from q."),
         (
@@ -734,12 +643,6 @@ JS_DIVERGENCE = Exercise(
         ),
         (to_mixture(lambda of_p, of_q: of_p), "This is KL(p ‖ m) alone. The one from q is averaged with it."),
         (to_mixture(lambda of_p, of_q: of_q), "This is KL(q ‖ m) alone. The one from p is averaged with it."),
-        (to_mixture(lambda of_p, of_q: of_p / 2), "This is ½ KL(p ‖ m). The half from q is missing."),
-        (to_mixture(lambda of_p, of_q: of_q / 2), "This is ½ KL(q ‖ m). The half from p is missing."),
-        (
-            to_mixture(lambda of_p, of_q: of_p - of_q),
-            "You subtract the two divergences. They are averaged, with a plus.",
-        ),
         (
             lambda p, q: (kl((p + q) / 2, p) + kl((p + q) / 2, q)) / 2,
             "Your divergences start from the mixture: KL(m ‖ p). They go to it, and so never become infinite.",
@@ -767,13 +670,6 @@ JS_DIVERGENCE = Exercise(
             "This is the square root, the Jensen–Shannon distance (scipy's `jensenshannon`). The divergence itself is "
             "asked.",
         ),
-        (lambda p, q: js_divergence(p, q) / p.shape[-1], "You average over the K entries. p weighs them already: sum."),
-        (lambda p, q: js_divergence(p, q).mean(), "This is the mean over the rows. Each pair has its own: (B,)."),
-        (lambda p, q: js_divergence(p, q).sum(), "You sum over the rows too. Each pair has its own: (B,)."),
-        (
-            lambda p, q: js_divergence(p.T, q.T),
-            "You sum over the rows, dimension 0. The entries of one table lie along dimension 1.",
-        ),
         (
             lambda p, q: (p - q).abs().sum(-1) / 2,
             "This is the total variation, half the sum of |p − q|. It has the same extremes in other units; two KL "
@@ -789,10 +685,6 @@ JS_DIVERGENCE = Exercise(
                 - (torch.special.entr(p).sum(-1) + torch.special.entr(q).sum(-1))
             ),
             "The entropies of p and q are averaged, not added, before they are subtracted from that of the mixture.",
-        ),
-        (
-            lambda p, q: torch.special.entr((p + q) / 2).sum(-1),
-            "This is the entropy of the mixture. Subtract the mean entropy of the two.",
         ),
     ],
 )
@@ -817,6 +709,7 @@ def pairs_of_samples(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(5, shift=0.5, scale=3.0),
         (torch.zeros(4), torch.full((4,), 2.5)),  # two point masses: their distance
         (x, x.flip(0)),  # the same sample
+        (torch.tensor([1.0, 0.0, 1.0, -2.0]), torch.tensor([0.0, 1.0, -2.0, -2.0])),  # some points twice
         draw(1, shift=-1.0),
         draw(64, scale=0.3),
         draw(20, shift=10.0),
@@ -880,10 +773,6 @@ WASSERSTEIN_1D = Exercise(
             on_sorted(lambda way: way.abs().sum()),
             "This is the sum of the distances, which grows with the sample. Each point holds 1/N of the mass: a mean.",
         ),
-        (on_sorted(lambda way: way.abs().amax()), "This is the longest journey, W∞. Their mean is asked."),
-        (on_sorted(lambda way: way.abs().quantile(0.5)), "This is the median journey. Their mean is asked."),
-        (on_sorted(torch.abs), "These are the journeys. Their mean is asked."),
-        (on_sorted(lambda way: way.norm()), "This is the length of the vector of journeys. Their mean is asked."),
         (
             lambda x, y: (x[:, None] - y).abs().amin(1).mean(),
             "Each point goes to its nearest one, so that several may go to the same. Each point of y has to be reached "
@@ -898,23 +787,6 @@ WASSERSTEIN_1D = Exercise(
             lambda x, y: (x[:, None] - y).abs().mean(),
             "This is the mean over all pairs, a plan that scatters every point over all others. It is not 0 even for "
             "the same sample.",
-        ),
-        (
-            lambda x, y: (x.argsort() - y.argsort()).abs().float().mean(),
-            "argsort gives places in the list. The sorted values themselves are asked: `sort().values`.",
-        ),
-        (
-            lambda x, y: (x.abs().sort().values - y.abs().sort().values).abs().mean(),
-            "The absolute value is taken before the difference, so −1 and 1 become the same point.",
-        ),
-        (
-            lambda x, y: (x.quantile(0.5) - y.quantile(0.5)).abs(),
-            "This is the distance of the medians. Each point has to be moved.",
-        ),
-        (
-            lambda x, y: (x.std(correction=0) - y.std(correction=0)).abs(),
-            "This is the difference of the spreads, which is 0 for two point masses anywhere. Each point has to be "
-            "moved.",
         ),
     ],
 )
@@ -939,6 +811,7 @@ def clouds(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
         way = way / way.norm(dim=1, keepdim=True)
         return centres[mode] + radius * torch.tensor(far)[:, None] * way, centres, radius
 
+    rare = [0] * 296 + [1, 2, 2, 5]  # one sample of 300 covers a mode
     ring, many = on_circle(8, 2.0), 3 * torch.randn(6, 4, generator=generator)
     near = [0.3, 0.6, 0.9]
     return [
@@ -951,6 +824,7 @@ def clouds(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
         around(many, [0, 1, 1, 2, 4, 4, 5], [0.9, 0.9, 2.0, 1.2, 1.5, 0.2, 1.1], 0.5),
         around(many, [0, 1, 2, 3, 4], [0.9, 0.6, 1.2, 1.3, 0.9], 1.5),
         around(0.5 * ring, [0, 2, 4], [0.1, 0.2, 0.1], 0.9),  # modes so near that one sample serves two
+        around(ring, rare, [0.5] * 299 + [2.5], 0.3),
         around(ring, [1, 2, 6, 7, 7], [0.8, 0.85, 0.9, 0.95, 2.0], 2.0 / 3),
     ]
 
@@ -993,6 +867,11 @@ MODES_COVERED = Exercise(
             "modes that have a sample.",
         ),
         (
+            by_distance(lambda distance, radius: ((distance <= radius).float().mean(0) >= 0.01).sum()),
+            "You ask for 1 % of the samples near a mode, as the notebook did above. Here a single one covers it, "
+            "however many there are.",
+        ),
+        (
             by_distance(lambda distance, radius: (distance <= radius).sum()),
             "You count pairs of a sample and a mode. A mode counts once, however many samples are near it: `any` over "
             "the samples comes first.",
@@ -1025,41 +904,6 @@ MODES_COVERED = Exercise(
         (
             by_distance(covered, p=1.0),
             "You add up the differences of the coordinates. The distance is the root of the sum of their squares.",
-        ),
-        (
-            by_distance(covered, p=math.inf),
-            "You look at each coordinate by itself: that is a square around the mode, and its corners are too far "
-            "away. The distance is the root of the sum of the squares.",
-        ),
-        (
-            by_distance(covered, p=-math.inf),
-            "One coordinate near the mode is enough in yours. The distance is the root of the sum of the squares over "
-            "all coordinates.",
-        ),
-        (
-            by_distance(lambda distance, radius: covered(distance, 2 * radius)),
-            "Your balls are twice as wide. The distance to the centre is at most the radius.",
-        ),
-        (
-            by_distance(lambda distance, radius: covered(distance, radius / 2)),
-            "You take radius for a diameter. The distance to the centre is at most the radius.",
-        ),
-        (
-            by_distance(lambda distance, radius: (distance.mean(0) <= radius).sum()),
-            "A mode counts in yours when the samples are near it on average. One sample near it is enough.",
-        ),
-        (
-            by_distance(lambda distance, radius: (distance > radius).any(0).sum()),
-            "The comparison is turned: you count modes that have a sample far away.",
-        ),
-        (
-            lambda x, centres, radius: covered((x.mean(0) - centres).norm(dim=-1)[None], radius),
-            "You look at the mean of the samples, which may lie where there is none. Each sample has its own "
-            "distances.",
-        ),
-        (
-            lambda x, centres, radius: len(centres),
-            "This is the number of modes there are. Count those that have a sample near them.",
         ),
     ],
 )
