@@ -104,10 +104,7 @@ OPTIMAL_CRITIC = Exercise(
     inputs=pairs_of_densities,
     atol=5e-5,  # float32 keeps four decimals of 1000, on which a formula that stays in logarithms may pass
     wrong=[
-        (
-            of_logit(lambda logit: (-logit).sigmoid()),
-            "This is the probability that x was made, q/(p + q). The critic's output says how real x looks.",
-        ),
+        (of_logit(lambda a: (-a).sigmoid()), "This is the probability that x was made, q/(p + q), not that of real."),
         (of_densities(lambda p, q: p / (p + q)), DENSITIES_UNDERFLOW),
         (of_densities(lambda p, q: 1 / (1 + q / p)), DENSITIES_UNDERFLOW),
         *[
@@ -119,30 +116,22 @@ OPTIMAL_CRITIC = Exercise(
             for by in (lambda a, b: torch.maximum(a.max(), b.max()), lambda a, b: a.max(), lambda a, b: b.max())
         ],
         (
-            of_logit(lambda logit: logit.exp() / (1 + logit.exp())),
+            of_logit(lambda a: a.exp() / (1 + a.exp())),
             "Right for moderate ratios; beyond e^88 exp overflows and inf/inf makes {yours}. `torch.sigmoid` of "
             "log p − log q does not.",
         ),
         *[
             (
-                of_densities(lambda p, q, small=small: p / (p + q + small)),
+                of_densities(lambda p, q, c=small: p / (p + q + c)),
                 "A small constant in the denominator: where both densities are smaller than it, as in many dimensions, "
                 "everything looks made and you return {yours}. Only log p − log q is needed.",
             )
             for small in SMALL
         ],
-        (
-            of_logit(lambda logit: logit),
-            "This is the best critic's logit, log p − log q. As a network's last layer it is right; the probability "
-            "is asked: one function more.",
-        ),
+        (of_logit(lambda a: a), "This is the best critic's logit, log p − log q. The probability is asked."),
         (of_logit(torch.exp), "This is p/q, the odds, which may be any positive number. A probability is p/(p + q)."),
-        (of_logit(lambda logit: (-logit).exp()), "This is q/p. The probability of real is p/(p + q)."),
-        (
-            of_densities(lambda p, q: p),
-            "This is p(x), and q does not appear. The critic compares: a rare x is real beyond doubt where nothing "
-            "like it is made.",
-        ),
+        (of_logit(lambda a: (-a).exp()), "This is q/p. The probability of real is p/(p + q)."),
+        (of_densities(lambda p, q: p), "This is p(x), and q does not appear. The critic compares the two."),
         (
             lambda log_p, log_q: log_p / (log_p + log_q),
             "You divide the logarithms. The densities themselves stand in p/(p + q); of their logarithms the "
@@ -153,15 +142,8 @@ OPTIMAL_CRITIC = Exercise(
             "The sigmoid is taken of the ratio, which is never negative: your critic never says less than ½. The "
             "sigmoid wants the ratio's logarithm.",
         ),
-        (
-            of_logit(lambda logit: (logit > 0).float()),
-            "This is a decision, 0 or 1. The best critic says how sure it can be: where p and q overlap it stays "
-            "between.",
-        ),
-        (
-            of_logit(lambda logit: (logit / 2).tanh()),
-            "This is (p − q)/(p + q), from −1 to 1. A probability runs from 0 to 1: p/(p + q).",
-        ),
+        (of_logit(lambda a: (a > 0).float()), "This is a decision, 0 or 1. How sure the best critic can be is asked."),
+        (of_logit(lambda a: (a / 2).tanh()), "This is (p − q)/(p + q), from −1 to 1. A probability is p/(p + q)."),
     ],
 )
 
@@ -250,49 +232,37 @@ CRITIC_LOSS = Exercise(
     differentiate=("real", "fake"),
     wrong=[
         (
-            lambda real, fake: cross_entropy(real, fake.detach()),
+            lambda r, f: cross_entropy(r, f.detach()),
             "No gradient comes back to the logits of the made ones, so the critic never learns what they look like. It "
             "is the made images that are detached, before the critic sees them, not what the critic says of them.",
         ),
         (
-            lambda real, fake: cross_entropy(real.detach(), fake),
+            lambda r, f: cross_entropy(r.detach(), f),
             "No gradient comes back to the logits of the real ones, so the critic never learns what they look like. "
             + CUT,
         ),
         (
-            lambda real, fake: cross_entropy(real, fake).detach(),
+            lambda r, f: cross_entropy(r, f).detach(),
             "No gradient comes back to any logit, so training changes nothing. " + CUT,
         ),
-        (lambda real, fake: cross_entropy(real.sigmoid(), fake.sigmoid()), SIGMOID_TWICE),
+        (lambda r, f: cross_entropy(r.sigmoid(), f.sigmoid()), SIGMOID_TWICE),
+        (lambda r, f: softplus(-r).mean() + softplus(-f).mean(), SAME_LABEL_REAL),
+        (lambda r, f: softplus(r).mean() + softplus(f).mean(), SAME_LABEL_FAKE),
         (
-            lambda real, fake: softplus(-real).mean() + softplus(-fake).mean(),
-            SAME_LABEL_REAL,
-        ),
-        (lambda real, fake: softplus(real).mean() + softplus(fake).mean(), SAME_LABEL_FAKE),
-        (
-            lambda real, fake: softplus(real).mean() + softplus(-fake).mean(),
+            lambda r, f: softplus(r).mean() + softplus(-f).mean(),
             "The labels are exchanged: your loss is small where real ones look made and made ones look real. That is "
             "what the generator would like.",
         ),
         (
-            lambda real, fake: -cross_entropy(real, fake),
+            lambda r, f: -cross_entropy(r, f),
             "The sign is turned: this is the mean log-probability of the right answers, which should be large. Whoever "
             "minimises it gets the worst critic.",
         ),
+        (lambda r, f: softplus(-r).mean(), "This is the real half alone: a critic that calls all real would win."),
+        (lambda r, f: softplus(f).mean(), "This is the made half alone: a critic that calls all made would win."),
+        (lambda r, f: softplus(-f).mean(), "This is the generator's loss: the real ones do not appear."),
         (
-            lambda real, fake: softplus(-real).mean(),
-            "This is the real half alone: a critic that calls everything real would win. The made ones hold it down.",
-        ),
-        (
-            lambda real, fake: softplus(fake).mean(),
-            "This is the made half alone: a critic that calls everything made would win. The real half is missing.",
-        ),
-        (
-            lambda real, fake: softplus(-fake).mean(),
-            "This is the generator's loss: it is small where made ones look real, and the real ones do not appear.",
-        ),
-        (
-            lambda real, fake: cross_entropy(real, fake) / 2,
+            lambda r, f: cross_entropy(r, f) / 2,
             "This is half of it: the mean of the two halves. The same critic is best; here the halves are added, so "
             "that a critic that cannot tell stands at log 4.",
         ),
@@ -301,49 +271,35 @@ CRITIC_LOSS = Exercise(
             "You take one mean over real and made together. It is half of what is asked, and where one side has more "
             "examples it counts more; each side has a mean of its own.",
         ),
+        (lambda r, f: softplus(-r).sum() + softplus(f).sum(), "These are sums over the batch. Each side is a mean."),
         (
-            lambda real, fake: softplus(-real).sum() + softplus(fake).sum(),
-            "These are sums over the batch. Each side is a mean, whatever its size.",
-        ),
-        (
-            lambda real, fake: softplus(-real).mean() - softplus(fake).mean(),
+            lambda r, f: softplus(-r).mean() - softplus(f).mean(),
             "You subtract the half of the made ones. Both halves are −log of a probability that should be large, so "
             "both stand in the loss with a plus.",
         ),
         (
-            lambda real, fake: fake.mean() - real.mean(),
+            lambda r, f: f.mean() - r.mean(),
             "These are differences of the logits themselves, the loss of a Wasserstein critic. Without a bound on its "
             "slope it has no least value; here −log of a probability is asked.",
         ),
+        (lambda r, f: (1 - r).relu().mean() + (1 + f).relu().mean(), "This is the hinge loss. It is not in nats."),
         (
-            lambda real, fake: (1 - real).relu().mean() + (1 + fake).relu().mean(),
-            "This is the hinge loss. It is a good loss, but not in nats: −log of a probability is asked.",
-        ),
-        (
-            lambda real, fake: (1 - real.sigmoid()).mean() + fake.sigmoid().mean(),
+            lambda r, f: (1 - r.sigmoid()).mean() + f.sigmoid().mean(),
             "These are the probabilities of a mistake. A mistake made with certainty then costs hardly more than a "
             "doubtful one: −log of the right answer's probability is asked.",
         ),
         (
-            lambda real, fake: -real.log().mean() - (1 - fake).log().mean(),
+            lambda r, f: -r.log().mean() - (1 - f).log().mean(),
             "You take the logarithm of the logits, as if they were probabilities, and get {yours}. They may have any "
             "sign: a sigmoid makes probabilities of them.",
         ),
         (by_probabilities, SIGMOID_UNDERFLOWS),
-        (
-            lambda real, fake: -real.sigmoid().log().mean() - (-fake).sigmoid().log().mean(),
-            SIGMOID_UNDERFLOWS,
-        ),
-        (
-            lambda real, fake: (1 + (-real).exp()).log().mean() + (1 + fake.exp()).log().mean(),
-            SIGMOID_UNDERFLOWS,
-        ),
+        (lambda r, f: -r.sigmoid().log().mean() - (-f).sigmoid().log().mean(), SIGMOID_UNDERFLOWS),
+        (lambda r, f: (1 + (-r).exp()).log().mean() + (1 + f.exp()).log().mean(), SIGMOID_UNDERFLOWS),
         (by_clamped_probabilities, CUT_AT_100),
         *[
             (
-                lambda real, fake, small=small: (
-                    -(real.sigmoid() + small).log().mean() - (1 - fake.sigmoid() + small).log().mean()
-                ),
+                lambda r, f, c=small: -(r.sigmoid() + c).log().mean() - (1 - f.sigmoid() + c).log().mean(),
                 "On moderate logits you are right, but a small constant inside the log puts a ceiling on the loss: a "
                 "confident mistake then has no gradient. `softplus` or `logsigmoid` need none.",
             )
@@ -383,59 +339,48 @@ GENERATOR_LOSS = Exercise(
     differentiate=("fake",),
     wrong=[
         (
-            averaged(lambda fake: softplus(-fake).detach()),
+            averaged(lambda f: softplus(-f).detach()),
             "No gradient comes back to the logits, so the generator learns nothing. In its turn the path leads from "
             "the loss through the critic into the generator: no `detach`, no `no_grad`.",
         ),
         (
-            averaged(lambda fake: -softplus(fake)),
+            averaged(lambda f: -softplus(f)),
             "This is log(1 − D), the saturating loss of the minimax game. Its slope is σ(a), about 0 where the critic "
             "is sure, which is how every generator begins. −log D has the same aim and a slope there.",
         ),
         (
             averaged(softplus),
-            "This is the critic's loss on what was made. A generator trained on it learns to be recognised: it wants "
-            "the opposite label.",
+            "This is the critic's loss on what was made. A generator trained on it learns to be recognised.",
         ),
         (
-            averaged(lambda fake: -softplus(-fake)),
+            averaged(lambda f: -softplus(-f)),
             "This is log D, with the sign turned. Minimising it makes what is made look as made as it can: the loss "
             "carries a minus.",
         ),
         (
-            averaged(lambda fake: softplus(-fake.sigmoid())),
+            averaged(lambda f: softplus(-f.sigmoid())),
             "The sigmoid is applied twice: a probability was fed to a loss that expects a logit. It cannot fall below "
             "0.313, and its slope is small everywhere. Give it the logit.",
         ),
         (
-            averaged(lambda fake: -fake),
+            averaged(lambda f: -f),
             "This is the mean logit, the generator's loss in a Wasserstein or hinge game. Here the critic's logit "
             "means a probability, and −log of it is asked.",
         ),
+        (averaged(lambda f: -f.sigmoid()), "This is −D without a logarithm: flat where the critic is sure."),
+        (lambda f: softplus(-f).sum(), "This is a sum over the batch. The loss is a mean."),
+        (lambda f: -f.sigmoid().mean().log(), "You average the probabilities first: a few good ones hide the bad."),
         (
-            averaged(lambda fake: -fake.sigmoid()),
-            "This is −D without a logarithm. It is flat where the critic is sure, a = −10: −log D is asked.",
-        ),
-        (
-            lambda fake: softplus(-fake).sum(),
-            "This is a sum over the batch. The loss is a mean, so that a larger batch does not make larger steps.",
-        ),
-        (
-            lambda fake: -fake.sigmoid().mean().log(),
-            "You average the probabilities before the logarithm, so that a few good examples hide the bad ones. The "
-            "mean comes last.",
-        ),
-        (
-            averaged(lambda fake: -fake.log()),
+            averaged(lambda f: -f.log()),
             "You take the logarithm of the logits, as if they were probabilities, and get {yours}. They may have any "
             "sign: a sigmoid makes a probability of them.",
         ),
-        (averaged(lambda fake: -fake.sigmoid().log()), SIGMOID_UNDERFLOWS),
-        (averaged(lambda fake: (1 + (-fake).exp()).log()), SIGMOID_UNDERFLOWS),
-        (lambda fake: binary_cross_entropy(fake.sigmoid(), torch.ones_like(fake)), CUT_AT_100),
+        (averaged(lambda f: -f.sigmoid().log()), SIGMOID_UNDERFLOWS),
+        (averaged(lambda f: (1 + (-f).exp()).log()), SIGMOID_UNDERFLOWS),
+        (lambda f: binary_cross_entropy(f.sigmoid(), torch.ones_like(f)), CUT_AT_100),
         *[
             (
-                averaged(lambda fake, small=small: -(fake.sigmoid() + small).log()),
+                averaged(lambda f, c=small: -(f.sigmoid() + c).log()),
                 "On moderate logits you are right, but a small constant inside the log puts a ceiling on the loss: "
                 "where the critic is sure, the generator gets no gradient. `softplus` or `logsigmoid` need none.",
             )
@@ -495,76 +440,58 @@ CRITIC_TURN = Exercise(
     differentiate=("critic", "generator"),
     wrong=[
         (
-            on_made(lambda generator, z: generator(z)),
+            on_made(lambda G, z: G(z)),
             "The gradient of the critic's loss reaches the generator, and would teach it to be recognised (its own "
             "`zero_grad` may hide that; the work of going back through it is lost in any case). End the graph of what "
             "was made, `generator(z).detach()`: detaching z is too early.",
         ),
         (
-            lambda critic, generator, x, z: cross_entropy(critic(x), critic(generator(z)).detach()),
+            lambda D, G, x, z: cross_entropy(D(x), D(G(z)).detach()),
             "You detach what the critic says of the made ones, so it never learns what they look like. Detach what was "
             "made, before the critic sees it.",
         ),
         (
-            lambda critic, generator, x, z: cross_entropy(critic(x).detach(), critic(generator(z)).detach()),
+            lambda D, G, x, z: cross_entropy(D(x).detach(), D(G(z)).detach()),
             "No gradient comes back to the critic at all, in its own turn: `no_grad` or `detach` is around everything. "
             "Only what was made is held fast.",
         ),
         (
-            lambda critic, generator, x, z: cross_entropy(critic(x).detach(), critic(generator(z).detach())),
+            lambda D, G, x, z: cross_entropy(D(x).detach(), D(G(z).detach())),
             "No gradient comes back from the real ones: the critic would learn to call everything made. Only what was "
             "made is held fast.",
         ),
         (
-            lambda critic, generator, x, z: cross_entropy(critic(x).detach(), critic(generator(z))),
+            lambda D, G, x, z: cross_entropy(D(x).detach(), D(G(z))),
             "The wrong side is held fast: the real ones teach the critic nothing, and the gradient of the made ones "
             "reaches the generator. `detach` belongs to what was made.",
         ),
-        (
-            with_logits(lambda real, fake: cross_entropy(real.sigmoid(), fake.sigmoid())),
-            SIGMOID_TWICE,
-        ),
+        (with_logits(lambda r, f: cross_entropy(r.sigmoid(), f.sigmoid())), SIGMOID_TWICE),
         (with_logits(by_probabilities), SIGMOID_UNDERFLOWS),
-        (
-            with_logits(lambda real, fake: -real.sigmoid().log().mean() - (-fake).sigmoid().log().mean()),
-            SIGMOID_UNDERFLOWS,
-        ),
+        (with_logits(lambda r, f: -r.sigmoid().log().mean() - (-f).sigmoid().log().mean()), SIGMOID_UNDERFLOWS),
         (with_logits(by_clamped_probabilities), CUT_AT_100),
-        (with_logits(lambda real, fake: softplus(-real).mean() + softplus(-fake).mean()), SAME_LABEL_REAL),
-        (with_logits(lambda real, fake: softplus(real).mean() + softplus(fake).mean()), SAME_LABEL_FAKE),
+        (with_logits(lambda r, f: softplus(-r).mean() + softplus(-f).mean()), SAME_LABEL_REAL),
+        (with_logits(lambda r, f: softplus(r).mean() + softplus(f).mean()), SAME_LABEL_FAKE),
         (
-            with_logits(lambda real, fake: softplus(real).mean() + softplus(-fake).mean()),
+            with_logits(lambda r, f: softplus(r).mean() + softplus(-f).mean()),
             "The labels are exchanged, or x and generator(z) are: the critic would learn to call real ones made.",
         ),
+        (with_logits(lambda r, f: -cross_entropy(r, f)), "The sign is turned: this makes the worst critic there is."),
         (
-            with_logits(lambda real, fake: -cross_entropy(real, fake)),
-            "The sign is turned: minimising this makes the worst critic there is.",
-        ),
-        (
-            with_logits(lambda real, fake: softplus(-fake).mean()),
+            with_logits(lambda r, f: softplus(-f).mean()),
             "This is the generator's loss, and so its turn. The critic's has the label made for what was made, and a "
             "second half for the real ones.",
         ),
         (
-            with_logits(lambda real, fake: softplus(-real).mean()),
+            with_logits(lambda r, f: softplus(-r).mean()),
             "The made ones do not appear: a critic that calls everything real would win.",
         ),
         (
-            with_logits(lambda real, fake: softplus(fake).mean()),
+            with_logits(lambda r, f: softplus(f).mean()),
             "The real ones do not appear: a critic that calls everything made would win.",
         ),
-        (
-            on_made(lambda generator, z: z),
-            "The critic is shown the noise z itself. What is made of it is generator(z).",
-        ),
-        (
-            lambda critic, generator, x, z: cross_entropy(critic(x), critic(generator(x).detach())),
-            "The generator is fed with x. It makes examples of noise: generator(z).",
-        ),
-        (
-            with_logits(as_one_batch),
-            "You take one mean over real and made together. Each side has a mean of its own, and the two are added.",
-        ),
+        (on_made(lambda G, z: z), "The critic is shown the noise z itself. What is made of it is generator(z)."),
+        (lambda D, G, x, z: cross_entropy(D(x), D(G(x).detach())), "The generator is fed with x. It takes noise: z."),
+        (with_logits(as_one_batch), "You take one mean over both sides. Each has its own, and the two are added."),
     ],
 )
 
@@ -621,36 +548,19 @@ JS_DIVERGENCE = Exercise(
     "apart, the divergence no longer says in which direction to go.",
     inputs=pairs_of_tables,
     wrong=[
-        (
-            kl,
-            "This is KL(p ‖ q), infinite where q is 0 and p is not. The divergence of Jensen and Shannon goes to the "
-            "mixture, which is 0 only where both are.",
-        ),
+        (kl, "This is KL(p ‖ q), infinite where q is 0 and p is not. Both go to the mixture."),
         (lambda p, q: kl(q, p), "This is KL(q ‖ p). Both go to the mixture m, one from p and one from q."),
         (
             lambda p, q: (kl(p, q) + kl(q, p)) / 2,
             "This is the mean of KL(p ‖ q) and KL(q ‖ p), infinite where one has a zero and the other has not. Both go "
             "to the mixture m = ½(p + q).",
         ),
-        (
-            lambda p, q: kl(p, q) + kl(q, p),
-            "This is KL(p ‖ q) + KL(q ‖ p), Jeffreys' divergence. Both go to the mixture m = ½(p + q), and they are "
-            "averaged.",
-        ),
-        (
-            to_mixture(lambda of_p, of_q: of_p + of_q),
-            "The ½ is missing: the two KL divergences are averaged. Disjoint tables then give log 2 and not log 4.",
-        ),
+        (lambda p, q: kl(p, q) + kl(q, p), "This is KL(p ‖ q) + KL(q ‖ p). Both go to the mixture m = ½(p + q)."),
+        (to_mixture(lambda of_p, of_q: of_p + of_q), "The ½ is missing: the two KL divergences are averaged."),
         (to_mixture(lambda of_p, of_q: of_p), "This is KL(p ‖ m) alone. The one from q is averaged with it."),
         (to_mixture(lambda of_p, of_q: of_q), "This is KL(q ‖ m) alone. The one from p is averaged with it."),
-        (
-            lambda p, q: (kl((p + q) / 2, p) + kl((p + q) / 2, q)) / 2,
-            "Your divergences start from the mixture: KL(m ‖ p). They go to it, and so never become infinite.",
-        ),
-        (
-            lambda p, q: (kl(p, p + q) + kl(q, p + q)) / 2,
-            "Your mixture p + q sums to 2, so equal tables give −log 2. It is their mean, ½(p + q).",
-        ),
+        (lambda p, q: (kl((p + q) / 2, p) + kl((p + q) / 2, q)) / 2, "Your divergences start from the mixture."),
+        (lambda p, q: (kl(p, p + q) + kl(q, p + q)) / 2, "Your mixture p + q sums to 2. It is ½(p + q)."),
         (
             lambda p, q: kl(p, p + q) + kl(q, p + q),
             "This is the value of the game at the best critic, 2 JS − log 4. It is −log 4 where p = q; the divergence "
@@ -661,15 +571,8 @@ JS_DIVERGENCE = Exercise(
             "The sign is turned. A divergence is 0 for equal tables and positive for all others: the entropy of the "
             "mixture is larger than the mean of the two entropies.",
         ),
-        (
-            lambda p, q: js_divergence(p, q) / math.log(2),
-            "Yours is in bits, from 0 to 1. Take the natural logarithm for nats: from 0 to log 2.",
-        ),
-        (
-            lambda p, q: js_divergence(p, q).sqrt(),
-            "This is the square root, the Jensen–Shannon distance (scipy's `jensenshannon`). The divergence itself is "
-            "asked.",
-        ),
+        (lambda p, q: js_divergence(p, q) / math.log(2), "Yours is in bits, from 0 to 1. In nats: from 0 to log 2."),
+        (lambda p, q: js_divergence(p, q).sqrt(), "This is the square root, the Jensen–Shannon distance, as in scipy."),
         (
             lambda p, q: (p - q).abs().sum(-1) / 2,
             "This is the total variation, half the sum of |p − q|. It has the same extremes in other units; two KL "
@@ -752,37 +655,20 @@ WASSERSTEIN_1D = Exercise(
             "Journeys to the left and to the right cancel, and the difference of the means is left. The distance of "
             "each counts: take absolute values before the mean.",
         ),
-        (
-            lambda x, y: y.mean() - x.mean(),
-            "This is the difference of the means. It may be negative, and is 0 for samples of equal means.",
-        ),
+        (lambda x, y: y.mean() - x.mean(), "This is the difference of the means: 0 for samples of equal means."),
         (
             on_sorted(lambda way: way.square().mean()),
             "The distances are squared: this is W₂², where long journeys count more. W₁ takes them as they are.",
         ),
-        (
-            on_sorted(lambda way: way.square().mean().sqrt()),
-            "This is W₂, the root of the mean square. W₁ is the mean of the distances themselves.",
-        ),
-        (
-            lambda x, y: (x - y).square().mean(),
-            "You compare points at the same place of the list, and square. Sort both, and take the distances "
-            "themselves.",
-        ),
-        (
-            on_sorted(lambda way: way.abs().sum()),
-            "This is the sum of the distances, which grows with the sample. Each point holds 1/N of the mass: a mean.",
-        ),
+        (on_sorted(lambda way: way.square().mean().sqrt()), "This is W₂. W₁ is the mean of the distances themselves."),
+        (lambda x, y: (x - y).square().mean(), "You compare points by their place in the list, and square. Sort both."),
+        (on_sorted(lambda way: way.abs().sum()), "This is the sum of the distances. Each point holds 1/N: a mean."),
         (
             lambda x, y: (x[:, None] - y).abs().amin(1).mean(),
             "Each point goes to its nearest one, so that several may go to the same. Each point of y has to be reached "
             "just once.",
         ),
-        (
-            lambda x, y: (x[:, None] - y).abs().amin(0).mean(),
-            "Each point of y takes its nearest x, so that one may be used several times. Each point is moved just "
-            "once.",
-        ),
+        (lambda x, y: (x[:, None] - y).abs().amin(0).mean(), "Each y takes its nearest x. Each point is moved once."),
         (
             lambda x, y: (x[:, None] - y).abs().mean(),
             "This is the mean over all pairs, a plan that scatters every point over all others. It is not 0 even for "
@@ -852,68 +738,42 @@ MODES_COVERED = Exercise(
     inputs=clouds,
     wrong=[
         (
-            by_distance(lambda distance, radius: len(distance.argmin(1).unique())),
+            by_distance(lambda d, r: len(d.argmin(1).unique())),
             "You count the modes that are nearest to some sample, however far away. A sample between the modes, or far "
             "from all, covers none: the radius has to decide.",
         ),
         (
-            by_distance(lambda distance, radius: (distance <= radius).any(1).sum()),
+            by_distance(lambda d, r: (d <= r).any(1).sum()),
             "You count samples that are near a mode. A generator collapsed to one mode would score best: count the "
             "modes that have a sample, so `any` runs over samples.",
         ),
         (
-            by_distance(lambda distance, radius: (distance <= radius).any(1).float().mean()),
+            by_distance(lambda d, r: (d <= r).any(1).float().mean()),
             "This is the share of good samples, which a generator collapsed to one mode can have in full. Count the "
             "modes that have a sample.",
         ),
         (
-            by_distance(lambda distance, radius: ((distance <= radius).float().mean(0) >= 0.01).sum()),
+            by_distance(lambda d, r: ((d <= r).float().mean(0) >= 0.01).sum()),
             "You ask for 1 % of the samples near a mode, as the notebook did above. Here a single one covers it, "
             "however many there are.",
         ),
         (
-            by_distance(lambda distance, radius: (distance <= radius).sum()),
+            by_distance(lambda d, r: (d <= r).sum()),
             "You count pairs of a sample and a mode. A mode counts once, however many samples are near it: `any` over "
             "the samples comes first.",
         ),
+        (by_distance(lambda d, r: covered(d, r) / d.shape[1]), "This is a share of the modes. Their number is asked."),
+        (by_distance(lambda d, r: (d <= r).any(0)), "This says which modes are covered. How many is asked: their sum."),
+        (by_distance(lambda d, r: (d <= r).all(0).sum()), "You ask all samples to be near a mode. One is enough."),
+        (by_distance(lambda d, r: d.shape[1] - covered(d, r)), "These are the modes lost. The others are asked."),
         (
-            by_distance(lambda distance, radius: covered(distance, radius) / distance.shape[1]),
-            "This is a share of the modes. Their number is asked.",
-        ),
-        (
-            by_distance(lambda distance, radius: (distance <= radius).any(0)),
-            "This says which modes are covered. How many is asked: their sum.",
-        ),
-        (
-            by_distance(lambda distance, radius: (distance <= radius).all(0).sum()),
-            "A mode counts in yours when all samples are near it. One is enough: `any`.",
-        ),
-        (
-            by_distance(lambda distance, radius: distance.shape[1] - covered(distance, radius)),
-            "These are the modes that were lost. Those that are covered are asked.",
-        ),
-        (
-            by_distance(lambda distance, radius: covered(distance.square(), radius)),
+            by_distance(lambda d, r: covered(d.square(), r)),
             "You compare squared distances with the radius: below 1 that lets samples pass that are too far away. Take "
             "the root, or square the radius.",
         ),
-        (
-            by_distance(lambda distance, radius: covered(distance, radius**2)),
-            "You compare distances with radius². The square belongs to both or to none.",
-        ),
-        (
-            by_distance(covered, p=1.0),
-            "You add up the differences of the coordinates. The distance is the root of the sum of their squares.",
-        ),
+        (by_distance(lambda d, r: covered(d, r**2)), "You compare distances with radius²: the square of one side."),
+        (by_distance(covered, p=1.0), "You add up the differences of the coordinates, not the root of their squares."),
     ],
 )
 
-EXERCISES = [
-    OPTIMAL_CRITIC,
-    CRITIC_LOSS,
-    GENERATOR_LOSS,
-    CRITIC_TURN,
-    JS_DIVERGENCE,
-    WASSERSTEIN_1D,
-    MODES_COVERED,
-]
+EXERCISES = [OPTIMAL_CRITIC, CRITIC_LOSS, GENERATOR_LOSS, CRITIC_TURN, JS_DIVERGENCE, WASSERSTEIN_1D, MODES_COVERED]

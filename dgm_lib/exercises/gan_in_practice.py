@@ -103,97 +103,72 @@ GRADIENT_PENALTY = Exercise(
     rtol=1e-4,
     wrong=[
         (
-            by_norms(lambda norm: (norm - 1).square().detach()),
+            by_norms(lambda n: (n - 1).square().detach()),
             "No gradient of the penalty reaches the critic, so it is a number that nothing obeys. `create_graph=True` "
             "keeps the graph of the gradient; `detach`, `.data` and `no_grad` end it.",
         ),
         (
-            of_slopes(penalty, lambda real, fake, alpha: real),
+            of_slopes(penalty, lambda r, f, t: r),
             "The slope is taken at the real images alone. Training moves the made ones towards them, so it is needed "
             "on the way between the two: x̂ = alpha · real + (1 − alpha) · fake.",
         ),
         (
-            of_slopes(penalty, lambda real, fake, alpha: fake),
+            of_slopes(penalty, lambda r, f, t: f),
             "The slope is taken at the made images alone. It is needed between them and the real ones: x̂ = "
             "alpha · real + (1 − alpha) · fake.",
         ),
         (
-            of_slopes(penalty, lambda real, fake, alpha: mixed(fake, real, alpha)),
+            of_slopes(penalty, lambda r, f, t: mixed(f, r, t)),
             "alpha and 1 − alpha are exchanged. With random numbers the law is the same; here alpha is given, and it "
             "is the share of the real image.",
         ),
+        (of_slopes(penalty, lambda r, f, t: (r + f) / 2), "You always go half of the way: alpha does not appear."),
         (
-            of_slopes(penalty, lambda real, fake, alpha: (real + fake) / 2),
-            "You always go half of the way, and alpha does not appear. The slope is needed anywhere on the line.",
-        ),
-        (
-            of_slopes(penalty, lambda real, fake, alpha: alpha * real + (1 - alpha) * fake),
+            of_slopes(penalty, lambda r, f, t: t * r + (1 - t) * f),
             "Your alpha changes from column to column: (B,) beside (B, C, H, W) is spread along the width. One alpha "
             "an image, `alpha[:, None, None, None]`, or x̂ is not on the line between the two.",
         ),
         (
-            of_slopes(penalty, lambda real, fake, alpha: alpha[:, None] * real + (1 - alpha[:, None]) * fake),
+            of_slopes(penalty, lambda r, f, t: t[:, None] * r + (1 - t[:, None]) * f),
             "Your alpha changes from row to row: (B, 1) beside (B, C, H, W) is spread along the height. One alpha an "
             "image: it needs three dimensions of length 1.",
         ),
+        (by_norms(torch.square), "This is ‖∇D‖², R1's penalty, which pulls the slope to 0. Here it is pulled to 1."),
         (
-            by_norms(torch.square),
-            "This is ‖∇D‖², which pulls the slope to 0. That is the penalty of R1, taken at real images; here the "
-            "norm is pulled to 1.",
-        ),
-        (
-            by_norms(lambda norm: (norm.square() - 1).square()),
+            by_norms(lambda n: (n.square() - 1).square()),
             "The norm is squared before 1 is subtracted (is a `sqrt` missing?): (‖∇D‖ − 1)² is asked.",
         ),
+        (by_norms(lambda n: (n - 1).abs()), "You take the absolute value where the square is asked."),
+        (by_norms(lambda n: n - 1), "The square is missing: a slope below 1 would be a reward."),
+        (by_norms(lambda n: (n - 1).relu().square()), "Only slopes above 1 are punished. Here both sides are."),
+        (by_norms(lambda n: n), "This is the norm of the gradient. Its squared distance from 1 is asked."),
+        (by_norms(lambda n: 10 * (n - 1).square()), "You multiply by the weight 10. The penalty alone is asked."),
         (
-            by_norms(lambda norm: (norm - 1).abs()),
-            "You take the absolute value where the square is asked.",
-        ),
-        (
-            by_norms(lambda norm: norm - 1),
-            "The square is missing: a slope below 1 would be a reward, and the critic would go flat.",
-        ),
-        (
-            by_norms(lambda norm: (norm - 1).relu().square()),
-            "Only slopes above 1 are punished in yours. That is a known variant; here it is on both sides.",
-        ),
-        (by_norms(lambda norm: norm), "This is the norm of the gradient. Its squared distance from 1 is asked."),
-        (
-            by_norms(lambda norm: 10 * (norm - 1).square()),
-            "You multiply by the weight 10 of the paper. The penalty alone is asked; its weight belongs to the loss.",
-        ),
-        (
-            by_norms(lambda norm: (norm.mean() - 1).square()),
+            by_norms(lambda n: (n.mean() - 1).square()),
             "You average the norms before the square, so that a steep and a flat place cancel. Each example has a "
             "penalty of its own.",
         ),
         (
-            by_norms(lambda norm: (norm / len(norm) - 1).square()),
+            by_norms(lambda n: (n / len(n) - 1).square()),
             "Your gradients are divided by B: they are those of the mean of the critic's outputs. Differentiate their "
             "sum (or give `grad_outputs` of ones), so that each example has its own slope.",
         ),
+        (of_slopes(lambda g: (g.norm() - 1).square()), "Your norm runs over the whole batch. Each image has its own."),
         (
-            of_slopes(lambda gradient: (gradient.norm() - 1).square()),
-            "Your norm runs over the whole batch. Each image has a norm of its own: over all dimensions but the first.",
-        ),
-        (
-            of_slopes(lambda gradient: (gradient.norm(dim=1) - 1).square()),
+            of_slopes(lambda g: (g.norm(dim=1) - 1).square()),
             "Your norm runs over the channels alone, pixel by pixel. The gradient of an image is one vector of C·H·W "
             "numbers: `flatten(1)` first.",
         ),
         (
-            of_slopes(lambda gradient: (gradient - 1).square().flatten(1).sum(1)),
+            of_slopes(lambda g: (g - 1).square().flatten(1).sum(1)),
             "You subtract 1 from each pixel's slope. The norm of all of them comes first, then 1 is subtracted.",
         ),
         (
-            of_slopes(lambda gradient: (gradient.square().flatten(1).mean(1).sqrt() - 1).square()),
+            of_slopes(lambda g: (g.square().flatten(1).mean(1).sqrt() - 1).square()),
             "The squares are averaged over the pixels in your norm, so it shrinks as images grow. A norm is the root "
             "of their sum.",
         ),
-        (
-            lambda critic, real, fake, alpha: (critic(mixed(real, fake, alpha)) - 1).square(),
-            "You punish the critic's value at x̂. Its gradient with respect to x̂ is what has norm 1.",
-        ),
+        (lambda D, r, f, t: (D(mixed(r, f, t)) - 1).square(), "You punish the critic's value, not its gradient at x̂."),
     ],
 )
 
@@ -270,30 +245,17 @@ SPECTRAL_NORM = Exercise(
             "This is the largest eigenvalue. An eigenvector keeps its direction, and the vector that is stretched "
             "most need not: take WᵀW.",
         ),
-        (
-            by_singular_values(lambda s: s.max().square()),
-            "This is its square, the largest eigenvalue of WᵀW. Take the root.",
-        ),
-        (
-            by_singular_values(torch.sum),
-            "This is the sum of the singular values, the nuclear norm. The largest is asked.",
-        ),
+        (by_singular_values(lambda s: s.max().square()), "This is its square, an eigenvalue of WᵀW. Take the root."),
+        (by_singular_values(torch.sum), "This is the sum of the singular values. The largest is asked."),
         (by_singular_values(torch.min), "This is the smallest singular value: they are sorted downwards."),
         (by_singular_values(lambda s: s), "These are all singular values. The largest is asked."),
-        (
-            by_singular_values(lambda s: s.max() / s.min()),
-            "This is the condition number, the ratio of the largest to the smallest. The largest is asked.",
-        ),
+        (by_singular_values(lambda s: s.max() / s.min()), "This is the condition number. The largest one is asked."),
         (
             lambda W: W / torch.linalg.matrix_norm(W, 2),
             "This is the normalised matrix. The number that it was divided by is asked.",
         ),
         (lambda W: W.abs().max(), "This is the largest entry. A vector is stretched by many entries together."),
-        (
-            lambda W: W.norm(dim=0).max(),
-            "This is the length of the longest column, what becomes of a unit vector. Other directions may be "
-            "stretched more.",
-        ),
+        (lambda W: W.norm(dim=0).max(), "This is the longest column. Other directions may be stretched more."),
     ],
 )
 
@@ -370,91 +332,68 @@ HINGE_LOSSES = Exercise(
             "No gradient of the critic's loss comes back to the scores, so it learns nothing. " + CUT,
         ),
         (
-            both(lambda real, fake: hinged(real, fake.detach()), raised),
+            both(lambda r, f: hinged(r, f.detach()), raised),
             "The critic's loss sends no gradient back to the scores of the made ones. It is the made images that are "
             "detached in its turn, before the critic sees them, and not what it says of them.",
         ),
         (
-            both(lambda real, fake: -hinged(real, fake), lambda real, fake: fake.mean()),
+            both(lambda r, f: -hinged(r, f), lambda r, f: f.mean()),
             "Both signs are turned: each player would minimise the negative of its loss, the critic making mistakes "
             "and the generator being found out.",
         ),
+        (both(hinged, hinged), "The generator has the critic's loss: both would work for the critic."),
         (
-            both(hinged, hinged),
-            "The generator has the critic's loss: minimising it, both would work for the critic. It wants high scores "
-            "for what it makes.",
-        ),
-        (
-            both(hinged, lambda real, fake: (1 + fake).relu().mean()),
+            both(hinged, lambda r, f: (1 + f).relu().mean()),
             "The generator has the critic's loss on what it makes: it would learn to be recognised. It wants these "
             "scores high.",
         ),
         (
-            both(hinged, lambda real, fake: -hinged(real, fake)),
+            both(hinged, lambda r, f: -hinged(r, f)),
             "The generator's loss is the negative of the critic's. Where the critic is at rest, it is flat: the "
             "generator would learn nothing just when it is losing. It is the mean score, with a minus.",
         ),
         (
-            both(hinged, lambda real, fake: -(1 + fake).relu().mean()),
+            both(hinged, lambda r, f: -(1 + f).relu().mean()),
             "The generator's loss has the hinge of the critic. Where made ones score below −1 it is flat: the "
             "generator would learn nothing just when it is losing.",
         ),
+        (both(hinged, lambda r, f: (1 - f).relu().mean()), "The generator's loss has a margin. Here it has none."),
+        (both(hinged, lambda r, f: f.mean()), "The generator's sign is turned: it would make what looks made."),
+        (both(lambda r, f: -hinged(r, f), raised), "The critic's sign is turned: min(0, D(x) − 1) needs a minus."),
+        (both(lambda r, f: (1 + r).relu().mean() + (1 - f).relu().mean(), raised), "The critic's sides are exchanged."),
         (
-            both(hinged, lambda real, fake: (1 - fake).relu().mean()),
-            "The generator's loss has a margin in yours: scores above 1 no longer pull. In the hinge game it has none.",
-        ),
-        (
-            both(hinged, lambda real, fake: fake.mean()),
-            "The generator's sign is turned: minimising the mean score makes what is made look made.",
-        ),
-        (
-            both(lambda real, fake: -hinged(real, fake), raised),
-            "The critic's sign is turned. What lacks is max(0, 1 − D(x)); written as min(0, D(x) − 1) it needs a "
-            "minus.",
-        ),
-        (
-            both(lambda real, fake: (1 + real).relu().mean() + (1 - fake).relu().mean(), raised),
-            "The critic's sides are exchanged: it would learn to score made ones high.",
-        ),
-        (
-            both(lambda real, fake: (1 - real).relu().mean() + (1 - fake).relu().mean(), raised),
+            both(lambda r, f: (1 - r).relu().mean() + (1 - f).relu().mean(), raised),
             "Real and made have the same label for your critic: it would score both high.",
         ),
         (
-            both(lambda real, fake: (1 + real).relu().mean() + (1 + fake).relu().mean(), raised),
+            both(lambda r, f: (1 + r).relu().mean() + (1 + f).relu().mean(), raised),
             "Real and made have the same label for your critic: it would score both low.",
         ),
         (
-            both(lambda real, fake: (-real).relu().mean() + fake.relu().mean(), raised),
+            both(lambda r, f: (-r).relu().mean() + f.relu().mean(), raised),
             "The margin is missing: with max(0, −D(x)) a critic that says 0 of everything has nothing to pay.",
         ),
-        (both(lambda real, fake: fake.mean() - real.mean(), raised), NO_HINGE),
-        (both(lambda real, fake: 2 + fake.mean() - real.mean(), raised), NO_HINGE),
+        (both(lambda r, f: f.mean() - r.mean(), raised), NO_HINGE),
+        (both(lambda r, f: 2 + f.mean() - r.mean(), raised), NO_HINGE),
         (
-            both(
-                lambda real, fake: softplus(-real).mean() + softplus(fake).mean(),
-                lambda real, fake: softplus(-fake).mean(),
-            ),
+            both(lambda r, f: softplus(-r).mean() + softplus(f).mean(), lambda r, f: softplus(-f).mean()),
             "These are the losses of the game with cross-entropies. Here scores are no logits: max(0, 1 − D(x)) and "
             "the mean score are asked.",
         ),
         (
-            both(lambda real, fake: (1 - real.mean()).relu() + (1 + fake.mean()).relu(), raised),
+            both(lambda r, f: (1 - r.mean()).relu() + (1 + f.mean()).relu(), raised),
             "You average the scores before the hinge: good ones then make up for bad ones. The mean comes last.",
         ),
         (
-            both(lambda real, fake: (1 - real).relu().sum() + (1 + fake).relu().sum(), lambda real, fake: -fake.sum()),
+            both(lambda r, f: (1 - r).relu().sum() + (1 + f).relu().sum(), lambda r, f: -f.sum()),
             "These are sums over the batch. Each side is a mean.",
         ),
         (
-            both(lambda real, fake: hinged(real.sigmoid(), fake.sigmoid()), lambda real, fake: -fake.sigmoid().mean()),
+            both(lambda r, f: hinged(r.sigmoid(), f.sigmoid()), lambda r, f: -f.sigmoid().mean()),
             "A sigmoid is applied to the scores, so none is ever beyond the margin. The hinge wants them as they are.",
         ),
         (both(raised, hinged), "The order is exchanged: the critic's loss comes first."),
-        (
-            lambda real, fake: hinged(real, fake),
-            "This is the critic's loss alone. The generator's is asked beside it.",
-        ),
+        (lambda r, f: hinged(r, f), "This is the critic's loss alone. The generator's is asked beside it."),
     ],
 )
 
@@ -528,39 +467,19 @@ GENERATOR_OUTPUT = Exercise(
             "Right for moderate numbers; beyond 88 exp overflows, and inf/inf makes {yours} of the brightest pixels. "
             "`torch.sigmoid` does not.",
         ),
-        (
-            torch.tanh,
-            "tanh leaves the images in [−1, 1]. The data live in [0, 1], and the critic sees that at once.",
-        ),
-        (
-            lambda raw: (raw.tanh() + 1) / 2,
-            "The scale is right, and many generators end so; but (tanh a + 1)/2 is σ(2a), twice too steep for a logit.",
-        ),
+        (torch.tanh, "tanh leaves the images in [−1, 1]. The data live in [0, 1], and the critic sees that at once."),
+        (lambda raw: (raw.tanh() + 1) / 2, "The scale is right, but (tanh a + 1)/2 is σ(2a), twice too steep."),
         (lambda raw: raw.clamp(0, 1), CLAMPED),
         (torch.relu, CLAMPED + " And nothing bounds yours above."),
-        (
-            lambda raw: (raw / 6 + 0.5).clamp(0, 1),
-            "This is the hard sigmoid, straight between −3 and 3 and flat outside. Where it is flat no gradient comes "
-            "back.",
-        ),
-        (
-            lambda raw: raw * 1,
-            "These are the raw numbers, which may lie anywhere. The images are in [0, 1].",
-        ),
-        (
-            stretched,
-            "You stretch each image from its own darkest to its own brightest pixel. Then all of them have the same "
-            "contrast, and no pixel is bright by itself.",
-        ),
+        (lambda raw: (raw / 6 + 0.5).clamp(0, 1), "This is the hard sigmoid: no gradient where it is flat."),
+        (lambda raw: raw * 1, "These are the raw numbers, which may lie anywhere. The images are in [0, 1]."),
+        (stretched, "You stretch each image from its darkest to its brightest pixel: no pixel is bright by itself."),
         (
             lambda raw: (raw - raw.min()) / (raw.max() - raw.min()),
             "You stretch the batch from its darkest to its brightest pixel. What an image looks like would depend on "
             "who shares the batch.",
         ),
-        (
-            lambda raw: (raw > 0).float(),
-            "You decide for black or white, a step that has no slope: no gradient comes back, and the data are grey.",
-        ),
+        (lambda raw: (raw > 0).float(), "You decide for black or white: a step has no slope, and the data are grey."),
         (lambda raw: 255 * raw.sigmoid(), "These are levels from 0 to 255. The data are scaled to [0, 1]."),
         (lambda raw: raw.sigmoid().sigmoid(), "The sigmoid is applied twice: no pixel is darker than ½."),
         (lambda raw: (-raw).sigmoid(), "Bright and dark are exchanged: a large logit means bright."),
@@ -606,77 +525,47 @@ PROJECTION_SCORE = Exercise(
     "loses by the second part alone.",
     inputs=classified_features,
     wrong=[
+        (lambda h, y, w, e: h @ w, "The class does not appear: the generator may make any class it likes."),
+        (lambda h, y, w, e: (h * e[y]).sum(1), "Only the class's part is there. features · weight is missing."),
         (
-            lambda features, y, weight, embedding: features @ weight,
-            "The class does not appear: the critic asks whether x looks real, and the generator may make any class it "
-            "likes.",
-        ),
-        (
-            lambda features, y, weight, embedding: (features * embedding[y]).sum(1),
-            "Only the class's part is there. The one that asks whether x looks real at all is missing: "
-            "features · weight.",
-        ),
-        (
-            lambda features, y, weight, embedding: features @ weight + embedding[y].sum(1),
+            lambda h, y, w, e: h @ w + e[y].sum(1),
             "You add the numbers of the class's vector without the features: a constant for each class, whatever the "
             "image shows. An inner product is asked.",
         ),
         (
-            lambda features, y, weight, embedding: (features + embedding[y]) @ weight,
+            lambda h, y, w, e: (h + e[y]) @ w,
             "You add the class's vector to the features. That is a constant for each class, whatever the image shows: "
             "an inner product of the two is asked.",
         ),
+        (lambda h, y, w, e: (h @ w) * (h * e[y]).sum(1), "You multiply the two parts. They are added."),
         (
-            lambda features, y, weight, embedding: (features @ weight) * (features * embedding[y]).sum(1),
-            "You multiply the two parts. They are added: logarithms of two ratios.",
-        ),
-        (
-            lambda features, y, weight, embedding: (features @ weight)[:, None] + (features * embedding[y]).sum(1),
+            lambda h, y, w, e: (h @ w)[:, None] + (h * e[y]).sum(1),
             "You add a column (B, 1) to a row (B,), which makes a table (B, B): keep both parts (B,), as "
             "`features @ weight` is.",
         ),
         (
-            lambda features, y, weight, embedding: (features @ weight)[:, None] + features @ embedding.T,
+            lambda h, y, w, e: (h @ w)[:, None] + h @ e.T,
             "These are the scores for every class, (B, K). Each image has one class: pick its own, y.",
         ),
         (
-            lambda features, y, weight, embedding: (features @ weight)[:, None] + features @ embedding[y].T,
+            lambda h, y, w, e: (h @ w)[:, None] + h @ e[y].T,
             "These are scores of each image with the class of every other one, (B, B). Multiply row by row, then sum "
             "over the features.",
         ),
+        (lambda h, y, w, e: h @ w + (h @ e.T).sum(1), "You add up all classes. Only the image's own counts."),
+        (lambda h, y, w, e: h @ w + (h @ e.T).amax(1), "You take the best class, not the one that it is said to be."),
         (
-            lambda features, y, weight, embedding: features @ weight + (features @ embedding.T).sum(1),
-            "You add up the scores of all classes. Only that of the image's own class counts.",
-        ),
-        (
-            lambda features, y, weight, embedding: features @ weight + (features @ embedding.T).amax(1),
-            "You take the best class. The image has to look like the one that it is said to be.",
-        ),
-        (
-            lambda features, y, weight, embedding: (
-                features @ weight + (features @ embedding.T).log_softmax(1)[range(len(y)), y]
-            ),
+            lambda h, y, w, e: h @ w + (h @ e.T).log_softmax(1)[range(len(y)), y],
             "You take the log-probability of the class, as a critic with an auxiliary classifier does. The projection "
             "is the inner product itself.",
         ),
+        (lambda h, y, w, e: h @ w + (h * e[y]).mean(1), "You average the class's part. An inner product is a sum."),
+        (lambda h, y, w, e: (h * (w + e[y])).mean(1), "You average over the features. An inner product is a sum."),
         (
-            lambda features, y, weight, embedding: features @ weight + (features * embedding[y]).mean(1),
-            "You average the class's part over the features. An inner product is a sum.",
-        ),
-        (
-            lambda features, y, weight, embedding: (features * (weight + embedding[y])).mean(1),
-            "You average over the features. An inner product is a sum.",
-        ),
-        (
-            lambda features, y, weight, embedding: (
-                features @ weight + (normalize(features) * normalize(embedding[y])).sum(1)
-            ),
+            lambda h, y, w, e: h @ w + (normalize(h) * normalize(e[y])).sum(1),
             "You take the cosine of features and class. The inner product keeps their lengths.",
         ),
-        (
-            lambda features, y, weight, embedding: (1 + y) * (features @ weight),
-            "The number of a class is used as a quantity. Class 4 is not twice class 2: it has a vector of its own.",
-        ),
+        (lambda h, y, w, e: (1 + y) * (h @ w), "The number of a class is a name here, not a quantity."),
     ],
 )
 
@@ -731,10 +620,7 @@ FRECHET_OF_GAUSSIANS = Exercise(
     "both and look nothing alike.",
     inputs=pairs_of_gaussians,
     wrong=[
-        (
-            of_parts(lambda way, a, b: way.square().sum() + (a + b).sum()),
-            "The cross term −2 √(var₁ var₂) is missing: two equal Gaussians are not at the distance 0.",
-        ),
+        (of_parts(lambda way, a, b: way.square().sum() + (a + b).sum()), "The cross term −2 √(var₁ var₂) is missing."),
         (
             of_parts(lambda way, a, b: way.square().sum() + (a + b - (a * b).sqrt()).sum()),
             "The cross term comes once. It is −2 √(var₁ var₂), so that equal spreads cancel.",
@@ -781,11 +667,7 @@ FRECHET_OF_GAUSSIANS = Exercise(
             of_parts(lambda way, a, b: way.square().mean() + (a.sqrt() - b.sqrt()).square().mean()),
             "You average over the features. Norm and trace are sums.",
         ),
-        (
-            kl_of_gaussians,
-            "This is the KL divergence of the two Gaussians. The Fréchet distance has no logarithm, and stays finite "
-            "where one has no spread.",
-        ),
+        (kl_of_gaussians, "This is the KL divergence, infinite where one has no spread. No logarithm is in it."),
     ],
 )
 
@@ -855,72 +737,54 @@ PRECISION = Exercise(
     "exchanged, tells what it leaves out.",
     inputs=real_and_made,
     wrong=[
+        (lambda r, made, k: precision(made, r, k), "Real and made are exchanged: this is recall."),
         (
-            lambda real, made, k: precision(made, real, k),
-            "Real and made are exchanged: this is recall, the share of the data that lies among what was made.",
-        ),
-        (
-            lambda real, made, k: precision(real, made, k - 1),
+            lambda r, made, k: precision(r, made, k - 1),
             "Your balls are one neighbour too small: in the table of distances real to real, the nearest point of each "
             "is itself, at the distance 0. With k = 1 nothing but a copy would count.",
         ),
         (
-            by_own_radii(lambda distance, k: distance.masked_fill(distance == 0, torch.inf).kthvalue(k, 1).values),
+            by_own_radii(lambda d, k: d.masked_fill(d == 0, torch.inf).kthvalue(k, 1).values),
             "You leave out every real point at the distance 0, and so equal ones with the point itself. Only itself is "
             "left out: the (k+1)-th of all.",
         ),
         (
-            lambda real, made, k: precision(real, made, min(k + 1, len(real) - 1)),
+            lambda r, made, k: precision(r, made, min(k + 1, len(r) - 1)),
             "Your balls are one neighbour too large: the k-th nearest other point is the (k+1)-th of all, and no "
             "further.",
         ),
         (
-            lambda real, made, k: (torch.cdist(made, real) <= reach(made, k)[:, None]).any(1).float().mean(),
+            lambda r, made, k: (torch.cdist(made, r) <= reach(made, k)[:, None]).any(1).float().mean(),
             "The balls are drawn around the made points. They belong to the real ones, for it is the data that say "
             "where data lie.",
         ),
         (
-            lambda real, made, k: (
-                (torch.cdist(made, real) <= torch.cdist(real, made).kthvalue(k, dim=1).values).any(1).float().mean()
+            lambda r, made, k: (
+                (torch.cdist(made, r) <= torch.cdist(r, made).kthvalue(k, dim=1).values).any(1).float().mean()
             ),
             "Your radii reach to the k-th nearest made point, so that every ball holds k of them. They reach to the "
             "k-th nearest other real point.",
         ),
         (
-            by_balls(lambda distance, radius, k: (distance.amin(1) <= radius[distance.argmin(1)]).float().mean()),
+            by_balls(lambda d, r, k: (d.amin(1) <= r[d.argmin(1)]).float().mean()),
             "You ask the nearest real point alone. Another one, further away, may have a ball that is wide enough: "
             "at least one of all.",
         ),
+        (by_balls(lambda d, r, k: (d <= r).all(1).float().mean()), "You ask for all balls. At least one is enough."),
         (
-            by_balls(lambda distance, radius, k: (distance <= radius).all(1).float().mean()),
-            "A made point has to lie in all balls in yours. At least one is enough: `any`.",
-        ),
-        (
-            by_balls(lambda distance, radius, k: (distance <= radius).any(0).float().mean()),
+            by_balls(lambda d, r, k: (d <= r).any(0).float().mean()),
             "This is the share of balls that hold a made point: coverage. The share of made points is asked: `any` "
             "runs over the real ones.",
         ),
+        (by_balls(lambda d, r, k: (d <= r).float().mean()), "This is the share of pairs. A made point counts once."),
+        (by_balls(lambda d, r, k: (d <= r).sum() / (k * len(d))), "This is density. Here a made point counts once."),
+        (by_balls(lambda d, r, k: (d > r).all(1).float().mean()), "This is the share outside. Those within are asked."),
         (
-            by_balls(lambda distance, radius, k: (distance <= radius).float().mean()),
-            "This is the share of pairs. A made point counts once if it lies in any ball.",
-        ),
-        (
-            by_balls(lambda distance, radius, k: (distance <= radius).sum() / (k * len(distance))),
-            "This is density, which counts in how many balls a made point lies. Here a point counts once.",
-        ),
-        (
-            by_balls(lambda distance, radius, k: (distance > radius).all(1).float().mean()),
-            "This is the share of made points outside of all balls. Those within are asked.",
-        ),
-        (
-            by_balls(lambda distance, radius, k: (distance <= radius.mean()).any(1).float().mean()),
+            by_balls(lambda d, r, k: (d <= r.mean()).any(1).float().mean()),
             "All balls have the same, mean radius in yours. Each real point has its own: where data are rare it is "
             "wide.",
         ),
-        (
-            by_balls(lambda distance, radius, k: (distance.square() <= radius).any(1).float().mean()),
-            "You compare squared distances with the radii. The square belongs to both or to none.",
-        ),
+        (by_balls(lambda d, r, k: (d.square() <= r).any(1).float().mean()), "Distances are squared, radii are not."),
     ],
 )
 

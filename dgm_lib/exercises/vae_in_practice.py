@@ -106,51 +106,40 @@ LEVEL_PROBABILITY = Exercise(
             "Right between the ends. Level 0 also takes all that lies below it, and the last level all above: without "
             "these tails the probabilities do not sum to 1.",
         ),
+        (between(bin_of, last=False, by=torch.sigmoid), "The upper tail is missing: it belongs to the last level."),
+        (between(bin_of, first=False, by=torch.sigmoid), "The lower tail is missing: it belongs to level 0."),
         (
-            between(bin_of, last=False, by=torch.sigmoid),
-            "The upper tail is missing: the last level takes everything above its lower edge.",
-        ),
-        (
-            between(bin_of, first=False, by=torch.sigmoid),
-            "The lower tail is missing: level 0 takes everything below its upper edge.",
-        ),
-        (
-            lambda loc, scale, k, levels: logistic_density(loc, scale, k / (levels - 1)) / (levels - 1),
+            lambda loc, s, k, n: logistic_density(loc, s, k / (n - 1)) / (n - 1),
             "This is the density at the level times the width of the bin. It comes near where the curve is flat; a "
             "probability is the difference of the distribution function at the bin's edges, tails included.",
         ),
         (
-            lambda loc, scale, k, levels: logistic_density(loc, scale, k / (levels - 1)),
+            lambda loc, s, k, n: logistic_density(loc, s, k / (n - 1)),
             "This is a density, {yours}, which may be above 1. The probability of a level is the difference of the "
             "distribution function at the edges of its bin.",
         ),
         (
-            lambda loc, scale, k, levels: ((k / (levels - 1) - loc) / scale).sigmoid(),
+            lambda loc, s, k, n: ((k / (n - 1) - loc) / s).sigmoid(),
             "This is the probability of level k or less, up to half a bin. Subtract what lies below the bin.",
         ),
         (
-            lambda loc, scale, k, levels: torch.where(
-                k == levels - 1, 1.0, (((k + 0.5) / (levels - 1) - loc) / scale).sigmoid()
-            ),
+            lambda loc, s, k, n: torch.where(k == n - 1, 1.0, (((k + 0.5) / (n - 1) - loc) / s).sigmoid()),
             "This is the probability of level k or any lower one. Subtract what lies below the bin.",
         ),
-        (between(lambda k, levels: (k / (levels - 1), (k + 1) / (levels - 1)), by=torch.sigmoid), HALF_A_BIN),
-        (between(lambda k, levels: ((k - 1) / (levels - 1), (k + 1) / (levels - 1)), by=torch.sigmoid), TOO_WIDE),
+        (between(lambda k, n: (k / (n - 1), (k + 1) / (n - 1)), by=torch.sigmoid), HALF_A_BIN),
+        (between(lambda k, n: ((k - 1) / (n - 1), (k + 1) / (n - 1)), by=torch.sigmoid), TOO_WIDE),
         (
-            between(lambda k, levels: ((k - 0.5) / levels, (k + 0.5) / levels), by=torch.sigmoid),
+            between(lambda k, n: ((k - 0.5) / n, (k + 0.5) / n), by=torch.sigmoid),
             "You put level k at k/levels. The brightest level is levels − 1 and lies at 1: divide by levels − 1.",
         ),
         (
-            between(lambda k, levels: (k / levels, (k + 1) / levels), by=torch.sigmoid),
+            between(lambda k, n: (k / n, (k + 1) / n), by=torch.sigmoid),
             "You cut [0, 1] into equal bins, k/levels to (k + 1)/levels. Here black lies at 0 and white at 1, in the "
             "middle of their bins.",
         ),
+        (between(lambda k, n: (k - 0.5, k + 0.5), by=torch.sigmoid), IN_LEVELS),
         (
-            between(lambda k, levels: (k - 0.5, k + 0.5), by=torch.sigmoid),
-            IN_LEVELS,
-        ),
-        (
-            between(lambda k, levels: (k / (levels - 1) - 0.5, k / (levels - 1) + 0.5), by=torch.sigmoid),
+            between(lambda k, n: (k / (n - 1) - 0.5, k / (n - 1) + 0.5), by=torch.sigmoid),
             "You take ½ for half a level. In the unit of pixels levels lie 1/(levels − 1) apart, and half a level is "
             "half of their distance: 1/(2 (levels − 1)).",
         ),
@@ -164,11 +153,11 @@ LEVEL_PROBABILITY = Exercise(
             "You use the Gaussian's distribution function. The logistic's is the sigmoid.",
         ),
         (
-            lambda loc, scale, k, levels: level_probability(loc, 1 / scale, k, levels),
+            lambda loc, s, k, n: level_probability(loc, 1 / s, k, n),
             "You multiply by the scale. A wide distribution has a large scale: distances are divided by it.",
         ),
         (
-            lambda loc, scale, k, levels: level_probability(loc, scale.square(), k, levels),
+            lambda loc, s, k, n: level_probability(loc, s.square(), k, n),
             "You divide by scale². The scale is a width, like a standard deviation and unlike a variance.",
         ),
     ],
@@ -227,54 +216,35 @@ IW_BOUND = Exercise(
     rtol=1e-5,
     wrong=[
         (
-            lambda log_w: log_w.mean(0),
+            lambda w: w.mean(0),
             "This is the mean of the logarithms: the ELBO, estimated with k draws. More draws make it less noisy and "
             "no tighter. The mean comes first, then the logarithm.",
         ),
+        (lambda w: w.logsumexp(0), "You sum the weights without dividing by k: − log k is missing."),
+        (lambda w: w.logsumexp(0) + math.log(len(w)), "You add log k. Dividing by k is minus log k."),
+        (lambda w: w.logsumexp(0) / len(w), "You divide the logarithm by k. The sum is divided: minus log k."),
+        (lambda w: w.logsumexp(1) - math.log(w.shape[1]), WRONG_AXIS),
         (
-            lambda log_w: log_w.logsumexp(0),
-            "You sum the weights without dividing by k: − log k is missing, and your bound may lie above log p(x).",
-        ),
-        (
-            lambda log_w: log_w.logsumexp(0) + math.log(len(log_w)),
-            "You add log k. A mean divides the sum by k; in logarithms that is minus log k.",
-        ),
-        (
-            lambda log_w: log_w.logsumexp(0) / len(log_w),
-            "You divide the logarithm by k. The sum is divided by k, so log k is subtracted from its logarithm.",
-        ),
-        (lambda log_w: log_w.logsumexp(1) - math.log(log_w.shape[1]), WRONG_AXIS),
-        (
-            lambda log_w: log_w.flatten().logsumexp(0) - math.log(log_w.numel()),
+            lambda w: w.flatten().logsumexp(0) - math.log(w.numel()),
             "You put draws and examples into one mean. Each example has a bound of its own: (B,).",
         ),
         *[
-            (lambda log_w, by=by: (log_w - by(log_w)).exp().mean(0).log() + by(log_w), WRONG_SHIFT)
-            for by in (torch.max, torch.mean, lambda log_w: log_w.mean(0), lambda log_w: log_w.amin(0))
+            (lambda w, by=by: (w - by(w)).exp().mean(0).log() + by(w), WRONG_SHIFT)
+            for by in (torch.max, torch.mean, lambda w: w.mean(0), lambda w: w.amin(0))
         ],
-        (lambda log_w: log_w.exp().mean(0).log(), UNDERFLOWING),
-        (lambda log_w: log_w.double().exp().mean(0).log(), UNDERFLOWING),
+        (lambda w: w.exp().mean(0).log(), UNDERFLOWING),
+        (lambda w: w.double().exp().mean(0).log(), UNDERFLOWING),
         *[
             (
-                lambda log_w, small=small: (log_w.exp().mean(0) + small).log(),
+                lambda w, c=small: (w.exp().mean(0) + c).log(),
                 "A small constant inside the logarithm decides alone where all weights are smaller, and you get "
                 "{yours}. Take the largest log-weight out of the sum first, and no constant is needed.",
             )
             for small in SMALL
         ],
-        (
-            lambda log_w: (log_w - log_w.amax(0)).exp().mean(0).log(),
-            "The largest log-weight was taken out of the sum and never put back: add it after the logarithm.",
-        ),
-        (
-            lambda log_w: log_w.amax(0),
-            "You take the best draw alone. That is above the bound by up to log k, and may lie above log p(x): a mean "
-            "over all k is meant.",
-        ),
-        (
-            lambda log_w: iw_bound(log_w).exp(),
-            "This is the mean of the weights, an estimate of p(x). Its logarithm is asked.",
-        ),
+        (lambda w: (w - w.amax(0)).exp().mean(0).log(), "The largest log-weight was taken out and never put back."),
+        (lambda w: w.amax(0), "You take the best draw alone, which may lie above log p(x): a mean over all is meant."),
+        (lambda w: iw_bound(w).exp(), "This is the mean of the weights, an estimate of p(x). Its logarithm is asked."),
     ],
 )
 
@@ -317,69 +287,63 @@ FREE_BITS = Exercise(
     differentiate=("kl",),
     wrong=[
         (
-            lambda kl, threshold: free_bits(kl.detach(), threshold),
+            lambda kl, least: free_bits(kl.detach(), least),
             "No gradient comes back to the KL, so no latent is pushed, not even one above the threshold. Something "
             "cuts the path: `.item()`, `float`, `detach`, `no_grad` or numpy.",
         ),
         (
-            lambda kl, threshold: kl.clamp(min=threshold).mean(0).sum(),
+            lambda kl, least: kl.clamp(min=least).mean(0).sum(),
             "You apply the threshold to each example, before the mean over the batch. Then a latent is charged for "
             "every example that needs little of it: the mean comes first.",
         ),
         (
-            lambda kl, threshold: kl.sum(1).mean().clamp(min=threshold),
+            lambda kl, least: kl.sum(1).mean().clamp(min=least),
             "You compare the whole KL with the threshold. It holds for each latent: otherwise one latent uses up the "
             "allowance and the others may collapse.",
         ),
         (
-            lambda kl, threshold: kl.sum(1).mean().clamp(min=threshold * kl.shape[1]),
+            lambda kl, least: kl.sum(1).mean().clamp(min=least * kl.shape[1]),
             "You compare the whole KL with D thresholds. One latent that carries much then frees the others to "
             "collapse: the threshold holds for each of them.",
         ),
         (
-            lambda kl, threshold: kl.sum(1).clamp(min=threshold).mean(),
+            lambda kl, least: kl.sum(1).clamp(min=least).mean(),
             "You compare the KL of each example, all latents together, with the threshold. It holds for each latent, "
             "after the mean over the batch.",
         ),
         (
-            lambda kl, threshold: kl.mean(0).clamp(max=threshold).sum(),
+            lambda kl, least: kl.mean(0).clamp(max=least).sum(),
             "You take the smaller one (`min`, or `clamp(max=…)`). Then a latent that carries much pays no more for "
             "it; the threshold is the least that it costs.",
         ),
         (
-            lambda kl, threshold: (kl.mean(0) - threshold).clamp(min=0).sum(),
+            lambda kl, least: (kl.mean(0) - least).clamp(min=0).sum(),
             "You subtract the threshold. The gradient is the same, but the value is not: a latent within its allowance "
             "costs the threshold, and the loss stays an upper bound of −log p.",
         ),
         (
-            lambda kl, threshold: (kl.mean(0) + threshold).sum(),
+            lambda kl, least: (kl.mean(0) + least).sum(),
             "You add the threshold to every latent. That changes no gradient, and cures nothing: the larger of the two "
             "is meant.",
         ),
         (
-            lambda kl, threshold: torch.where(kl.mean(0) > threshold, kl.mean(0), 0.0).sum(),
+            lambda kl, least: torch.where(kl.mean(0) > least, kl.mean(0), 0.0).sum(),
             "A latent below the threshold costs nothing in yours. It costs the threshold; otherwise the loss jumps by "
             "it as soon as the latent carries more.",
         ),
+        (lambda kl, least: kl.mean(0).sum(), "The threshold does not appear: this is the plain KL."),
+        (lambda kl, least: kl.mean(0).clamp(min=least).mean(), "You average over the latents. Their KLs add up."),
         (
-            lambda kl, threshold: kl.mean(0).sum(),
-            "The threshold does not appear: this is the plain KL.",
-        ),
-        (
-            lambda kl, threshold: kl.mean(0).clamp(min=threshold).mean(),
-            "You average over the latents. Their KLs add up.",
-        ),
-        (
-            lambda kl, threshold: kl.sum(0).clamp(min=threshold).sum(),
+            lambda kl, least: kl.sum(0).clamp(min=least).sum(),
             "You sum over the batch before the threshold. A larger batch would then meet it more easily: the mean.",
         ),
         (
-            lambda kl, threshold: kl.mean(1).clamp(min=threshold).sum(),
+            lambda kl, least: kl.mean(1).clamp(min=least).sum(),
             "You average over the latents and apply the threshold to examples. Dimension 0 is the batch: mean over it, "
             "threshold for each latent, then the sum.",
         ),
         (
-            lambda kl, threshold: kl.mean().clamp(min=threshold),
+            lambda kl, least: kl.mean().clamp(min=least),
             "You compare the mean over everything with the threshold. It holds for each latent, and the latents' KLs "
             "add up.",
         ),
@@ -426,7 +390,7 @@ ACTIVE_UNITS = Exercise(
     inputs=encoded_data,
     wrong=[
         (
-            lambda mu, threshold: mu.var(1) > threshold,
+            lambda mu, least: mu.var(1) > least,
             "You take the variance over the latents of one example, dimension 1. The question is whether a latent "
             "moves from example to example: dimension 0.",
         ),
@@ -445,41 +409,20 @@ ACTIVE_UNITS = Exercise(
             "E[mu²] − E[mu]² is the variance on paper. Where mu lies far from 0 it is a small difference of large "
             "numbers, and rounding decides: subtract the mean first, then square, or call `var`.",
         ),
-        (
-            mask_of(lambda mu: mu.mean(0)),
-            "You compare the latent's mean over the data. Whether it moves is told by its variance.",
-        ),
+        (mask_of(lambda mu: mu.mean(0)), "You compare the latent's mean. Whether it moves is told by its variance."),
         (
             mask_of(lambda mu: mu.square().mean(0)),
             "You compare the mean of mu². That is large for a latent that sits far from 0 without moving: subtract the "
             "mean first, as the variance does.",
         ),
+        (mask_of(lambda mu: (mu - mu.mean(0)).square().sum(0)), "You compare the sum of squares. Divide it by N."),
+        (lambda mu, least: mu.var() > least, "This is one variance of all numbers. Each latent has its own: dim=0."),
+        (lambda mu, least: ~active_units(mu, least), "These are the collapsed ones. True stands for a latent in use."),
+        (lambda mu, least: active_units(mu, least).sum(), "This is how many are in use. Which ones is asked, (D,)."),
+        (lambda mu, least: active_units(mu, least).float().mean(), "This is the share in use. Which ones is asked."),
+        (lambda mu, least: mu.var(0), "These are the variances. Compare them with the threshold."),
         (
-            mask_of(lambda mu: (mu - mu.mean(0)).square().sum(0)),
-            "You compare the sum of squares. It grows with the number of examples: divide by it.",
-        ),
-        (
-            lambda mu, threshold: mu.var() > threshold,
-            "This is one variance of all numbers. Each latent has its own: over dimension 0.",
-        ),
-        (
-            lambda mu, threshold: ~active_units(mu, threshold),
-            "These are the collapsed ones, below the threshold. True stands for a latent that is in use.",
-        ),
-        (
-            lambda mu, threshold: active_units(mu, threshold).sum(),
-            "This is how many are in use. Which ones is asked: True or False for each latent, (D,).",
-        ),
-        (
-            lambda mu, threshold: active_units(mu, threshold).float().mean(),
-            "This is the share that is in use. Which ones is asked: True or False for each latent, (D,).",
-        ),
-        (
-            lambda mu, threshold: mu.var(0),
-            "These are the variances. Compare them with the threshold: True or False for each latent.",
-        ),
-        (
-            lambda mu, threshold: active_units(mu, threshold).nonzero().flatten(),
+            lambda mu, least: active_units(mu, least).nonzero().flatten(),
             "These are the places of the active ones. True or False for each latent is asked, (D,).",
         ),
     ],
@@ -613,35 +556,16 @@ SPHERICAL_INTERPOLATION = Exercise(
     atol=1e-4,  # acos loses half of the digits where the vectors are nearly parallel
     rtol=1e-3,
     wrong=[
-        (
-            straight,
-            "This is the straight line. It passes nearer to 0 than both ends do, where a prior of many latents has "
-            "hardly any mass: turn instead.",
-        ),
+        (straight, "This is the straight line. It passes nearer to 0 than the ends do: turn instead."),
         (partial(by_product, angle=lambda product: product.acos(), least=-1.0), NOT_OF_LENGTH_ONE),
         (partial(by_product, angle=lambda product: product.clamp(-1, 1).acos(), least=-1.0), NOT_OF_LENGTH_ONE),
         (partial(by_product, angle=lambda product: product.clamp(-1, 1).acos(), least=1e-4), NOT_OF_LENGTH_ONE),
-        (
-            slerp(lambda a, b: (a @ b / a.norm()).clamp(-1, 1).acos()),
-            "You divide a·b by one of the lengths alone. The cosine of the angle is a·b / |a||b|.",
-        ),
-        (
-            slerp(lambda a, b: cosine_similarity(a, b, dim=0)),
-            "You take the cosine for the angle. acos of it is the angle.",
-        ),
+        (slerp(lambda a, b: (a @ b / a.norm()).clamp(-1, 1).acos()), "You divide a·b by one length alone, not both."),
+        (slerp(lambda a, b: cosine_similarity(a, b, dim=0)), "You take the cosine for the angle, which is acos of it."),
         (slerp(lambda a, b: angle(a, b).rad2deg()), "Your angle is in degrees, and `sin` takes radians."),
-        (
-            slerp(lambda a, b: cosine_similarity(a, b, dim=0).clamp(-1, 1).asin()),
-            "You take asin of the cosine. The angle is acos of it.",
-        ),
-        (
-            lambda a, b, t: spherical_interpolation(a, b, 1 - t),
-            "t and 1 − t are exchanged: at t = 0 it has to be a, and yours is b.",
-        ),
-        (
-            lambda a, b, t: spherical_interpolation(normalize(a, dim=0), normalize(b, dim=0), t),
-            OF_LENGTH_ONE,
-        ),
+        (slerp(lambda a, b: cosine_similarity(a, b, dim=0).clamp(-1, 1).asin()), "The angle is acos of the cosine."),
+        (lambda a, b, t: spherical_interpolation(a, b, 1 - t), "t and 1 − t are exchanged: yours begins with b."),
+        (lambda a, b, t: spherical_interpolation(normalize(a, dim=0), normalize(b, dim=0), t), OF_LENGTH_ONE),
         (lambda a, b, t: normalize(spherical_interpolation(a, b, t), dim=0), OF_LENGTH_ONE),
         (lambda a, b, t: normalize(straight(a, b, t), dim=0), OF_LENGTH_ONE + " And yours is the straight line's."),
         (
@@ -649,16 +573,13 @@ SPHERICAL_INTERPOLATION = Exercise(
             "You stretch the straight line to the length of the arc. It then turns fast in the middle and slowly at "
             "the ends: the weights are those of sines, (1 − t)ω and tω.",
         ),
+        (slerp(weights=lambda o, t: (((1 - t) * o).sin(), (t * o).sin())), "The division by sin ω is missing."),
         (
-            slerp(weights=lambda omega, t: (((1 - t) * omega).sin(), (t * omega).sin())),
-            "The division by sin ω is missing: at t = 0 the weight of a has to be 1.",
-        ),
-        (
-            slerp(weights=lambda omega, t: (((1 - t) * omega).sin() / omega, (t * omega).sin() / omega)),
+            slerp(weights=lambda o, t: (((1 - t) * o).sin() / o, (t * o).sin() / o)),
             "You divide by ω. The weights are divided by sin ω, so that at t = 0 the weight of a is 1.",
         ),
         (
-            slerp(weights=lambda omega, t: ((t * omega).cos(), (t * omega).sin())),
+            slerp(weights=lambda o, t: ((t * o).cos(), (t * o).sin())),
             "cos(tω) a + sin(tω) b is an arc only where b stands at a right angle to a. For other angles: sines of "
             "(1 − t)ω and tω over sin ω.",
         ),
@@ -674,11 +595,7 @@ SPHERICAL_INTERPOLATION = Exercise(
         ),
         *[(partial(without_clamp, cosine), NOT_CLAMPED) for cosine in COSINES],
         *[(partial(without_parallel, cosine), NOT_STRAIGHT) for cosine in COSINES],
-        (
-            with_small_constant,
-            "A small constant in the denominator makes {yours} of parallel vectors. Their weights become 1 − t and "
-            "t: a case of its own.",
-        ),
+        (with_small_constant, "A small constant in the denominator makes {yours} of parallel vectors."),
         (
             lambda a, b, t: a if angle(a, b) < 1e-3 else spherical_interpolation(a, b, t),
             "Where a and b are parallel you return a. They may differ in length: take the straight line there.",
@@ -727,10 +644,7 @@ ATTRIBUTE_VECTOR = Exercise(
     "cancels.",
     inputs=labelled_latents,
     wrong=[
-        (
-            lambda z, has: -attribute_vector(z, has),
-            "The sign is turned: yours takes the attribute away. From those without to those with.",
-        ),
+        (lambda z, has: -attribute_vector(z, has), "The sign is turned: yours takes the attribute away."),
         (
             lambda z, has: z[has].mean(0) - z.mean(0),
             "You subtract the mean of all images. The attribute is partly in there already, so the step is too short: "
@@ -741,10 +655,7 @@ ATTRIBUTE_VECTOR = Exercise(
             "You begin with the mean of all images. Those without the attribute are in there as well, so the step is "
             "too short: the mean of those with it.",
         ),
-        (
-            of_groups(lambda z: z.sum(0)),
-            "These are sums: the larger group wins. Each group counts by its mean.",
-        ),
+        (of_groups(lambda z: z.sum(0)), "These are sums: the larger group wins. Each group counts by its mean."),
         (
             lambda z, has: (z[has].sum(0) - z[~has].sum(0)) / len(z),
             "You divide both sums by N (a mean over rows set to 0 does that, too). Each group has a size of its own: "
@@ -759,19 +670,9 @@ ATTRIBUTE_VECTOR = Exercise(
             "You cut it to length 1. How far the groups lie apart is part of the answer: a full step adds the "
             "attribute once.",
         ),
-        (
-            lambda z, has: attribute_vector(z, has) / 2,
-            "This is half of the way. Added to the mean of those without, it should reach the mean of those with.",
-        ),
-        (
-            lambda z, has: z[has].mean(0),
-            "This is the mean of those with the attribute alone. It also holds what all images share: subtract the "
-            "mean of the others.",
-        ),
-        (
-            lambda z, has: z[has].mean(0) + z[~has].mean(0),
-            "You add the means. What leads from one group to the other is their difference.",
-        ),
+        (lambda z, has: attribute_vector(z, has) / 2, "This is half of the way from one mean to the other."),
+        (lambda z, has: z[has].mean(0), "This is the mean of those with it. Subtract the mean of the others."),
+        (lambda z, has: z[has].mean(0) + z[~has].mean(0), "You add the means. Their difference is what leads across."),
         (
             lambda z, has: z[has.long()].mean(0) - z[1 - has.long()].mean(0),
             "has was made a number, so it picks rows 0 and 1 again and again. As bool it picks the rows where it is "
@@ -848,74 +749,47 @@ IMPORTANCE_MEAN = Exercise(
             "The weights are not normalised: draws that all agree on a value would not give that value. Divide by the "
             "sum of the weights of the same example.",
         ),
+        (by_shares(lambda w: w.exp() / len(w)), "You average w · value. Divide by the sum of the weights, not by k."),
+        (lambda w, x: x.mean(0), "The weights do not appear: a draw that explains nothing of x counts as much as any."),
         (
-            by_shares(lambda log_w: log_w.exp() / len(log_w)),
-            "You average w · value. That needs weights whose mean is 1; these are known up to a constant, so divide by "
-            "their own sum.",
-        ),
-        (
-            lambda log_w, values: values.mean(0),
-            "The weights do not appear: this is the plain mean. A draw that explains nothing of x would count as much "
-            "as one that explains it.",
-        ),
-        (
-            by_shares(lambda log_w: log_w.softmax(1)),
+            by_shares(lambda w: w.softmax(1)),
             "Your weights sum to 1 over the examples, dimension 1. The k draws of one example, dimension 0, share "
             "its 1.",
         ),
         (
-            by_shares(lambda log_w: log_w.flatten().softmax(0).view_as(log_w)),
+            by_shares(lambda w: w.flatten().softmax(0).view_as(w)),
             "Your weights sum to 1 over the whole table. Each example shares out its own 1 among its k draws, "
             "dimension 0.",
         ),
         *[
-            (by_shares(lambda log_w, by=by: shares_shifted(log_w, by)), WRONG_SHIFT)
-            for by in (torch.max, torch.mean, lambda log_w: log_w.mean(0), lambda log_w: log_w.amin(0))
+            (by_shares(lambda w, by=by: shares_shifted(w, by)), WRONG_SHIFT)
+            for by in (torch.max, torch.mean, lambda w: w.mean(0), lambda w: w.amin(0))
         ],
-        *[
-            (by_shares(lambda log_w, small=small: shares_shifted(log_w, torch.max, small)), WRONG_SHIFT)
-            for small in SMALL
-        ],
-        (by_shares(lambda log_w: log_w.exp() / log_w.exp().sum(0)), UNDERFLOWING_SHARES),
-        (by_shares(lambda log_w: log_w.double().exp() / log_w.double().exp().sum(0)), UNDERFLOWING_SHARES),
+        *[(by_shares(lambda w, c=small: shares_shifted(w, torch.max, c)), WRONG_SHIFT) for small in SMALL],
+        (by_shares(lambda w: w.exp() / w.exp().sum(0)), UNDERFLOWING_SHARES),
+        (by_shares(lambda w: w.double().exp() / w.double().exp().sum(0)), UNDERFLOWING_SHARES),
         *[
             (
-                by_shares(lambda log_w, small=small: log_w.exp() / (log_w.exp().sum(0) + small)),
+                by_shares(lambda w, c=small: w.exp() / (w.exp().sum(0) + c)),
                 "A small constant in the denominator: where all weights underflow, the mean becomes {yours}. Take the "
                 "largest log-weight out first (`softmax`), and no constant is needed.",
             )
             for small in SMALL
         ],
         (
-            by_shares(lambda log_w: log_w / log_w.sum(0)),
+            by_shares(lambda w: w / w.sum(0)),
             "You share out the log-weights themselves, without exp. Their constant is arbitrary, so these shares mean "
             "nothing; the larger in size, the less a draw explains.",
         ),
+        (by_shares(lambda w: (-w).softmax(0)), "The sign of the log-weights is turned: the worst draw counts most."),
         (
-            by_shares(lambda log_w: (-log_w).softmax(0)),
-            "The sign of the log-weights is turned: the worst draw counts most in yours.",
-        ),
-        (
-            by_shares(lambda log_w: log_w.softmax(0) / len(log_w)),
+            by_shares(lambda w: w.softmax(0) / len(w)),
             "You normalise and then divide by k again (a `mean` in the place of a `sum`). The shares sum to 1 already.",
         ),
-        (
-            by_shares(lambda log_w: one_hot(log_w.argmax(0), len(log_w)).T),
-            "You take the best draw alone. Every draw counts, by its share of the weights.",
-        ),
-        (
-            lambda log_w, values: (log_w.softmax(0)[:, :, None] * values).sum(1),
-            "You sum over the examples, dimension 1. The draws lie along dimension 0; one row for each example "
-            "remains.",
-        ),
-        (
-            lambda log_w, values: log_w.softmax(0)[:, :, None] * values,
-            "These are the weighted draws, (k, B, D). Their sum over the draws is asked.",
-        ),
-        (
-            lambda log_w, values: log_w.softmax(0),
-            "These are the shares of the draws, (k, B). Weigh the values with them.",
-        ),
+        (by_shares(lambda w: one_hot(w.argmax(0), len(w)).T), "You take the best draw alone. Every draw counts."),
+        (lambda w, x: (w.softmax(0)[:, :, None] * x).sum(1), "You sum over the examples. Draws lie along dimension 0."),
+        (lambda w, x: w.softmax(0)[:, :, None] * x, "These are the weighted draws. Their sum over the draws is asked."),
+        (lambda w, x: w.softmax(0), "These are the shares of the draws, (k, B). Weigh the values with them."),
     ],
 )
 
@@ -986,16 +860,10 @@ STRAIGHT_THROUGH = Exercise(
         ),
         (lambda z, code: code + z.detach() - z, TURNED_AND_ALSO_TO_THE_CODE),
         (lambda z, code: z.detach() + (code - z), TURNED_AND_ALSO_TO_THE_CODE),
-        (
-            lambda z, code: 2 * z + (code - 2 * z).detach(),
-            "The gradient comes back to z doubled. It should pass as if z itself had been passed on.",
-        ),
+        (lambda z, code: 2 * z + (code - 2 * z).detach(), "The gradient comes back to z doubled. It passes unchanged."),
         (lambda z, code: z * 1, VALUE_OF_Z),
         (lambda z, code: code + (z - code).detach(), VALUE_OF_Z),
-        (
-            lambda z, code: z - (code - z).detach(),
-            "You subtract code − z, and land on the other side of z. z + (code − z) is the code.",
-        ),
+        (lambda z, code: z - (code - z).detach(), "You subtract code − z, and land on the other side of z."),
         (lambda z, code: code - z, "This is the way from z to the code. Start from z: z + (code − z)."),
     ],
 )
