@@ -497,6 +497,535 @@ def test_alternative_is_right(name, answer):
     assert verdict.status == "right", verdict.message
 
 
+# ---- further forms of right answers, and what only an edge tells apart -----------------------------------------------
+
+
+def slerp_by_rotation(a, b, t):
+    """Turns the direction of a towards b in their plane, and shares out the rest that unequal lengths leave."""
+    u, v = F.normalize(a.double(), dim=0), F.normalize(b.double(), dim=0)
+    omega = 2 * torch.atan2((u - v).norm(), (u + v).norm())
+    if omega < 1e-6:
+        return a + t * (b - a)
+    side = F.normalize(v - (u @ v) * u, dim=0)
+    turned = (t * omega).cos() * u + (t * omega).sin() * side
+    return a.norm() * turned + (b.norm() - a.norm()) * (t * omega).sin() / omega.sin() * v
+
+
+def power_iteration(W):
+    v = torch.ones(W.shape[1]) + 0.1 * torch.arange(W.shape[1])
+    for _ in range(300):
+        v = F.normalize(W.T @ F.normalize(W @ v, dim=0), dim=0)
+    return torch.linalg.vector_norm(W @ v)
+
+
+def hinge_by_where(real, fake):
+    lacking = torch.where(real < 1, 1 - real, 0.0).mean() + torch.where(fake > -1, fake + 1, 0.0).mean()
+    return lacking, (-fake).mean()
+
+
+def penalty_by_vjp(critic, real, fake, alpha):
+    x = torch.lerp(fake, real, alpha.reshape(-1, *[1] * (real.dim() - 1)))
+    scores, pullback = torch.func.vjp(critic, x)
+    return (pullback(torch.ones_like(scores))[0].pow(2).sum((1, 2, 3)).sqrt() - 1).pow(2)
+
+
+def precision_by_ranks(real, made, k):
+    tree = torch.linalg.vector_norm(real[:, None].double() - real.double(), dim=2)
+    tree[range(len(real)), range(len(real))] = -1  # itself first
+    radii = tree.sort(dim=0).values[k]
+    return np.mean([bool(((x - real).double().norm(dim=1) <= radii).any()) for x in made])
+
+
+def wasserstein_by_areas(x, y):
+    """The area between the two distribution functions."""
+    edges = torch.cat([x, y]).sort().values
+    share = [(sample[:, None] <= edges[:-1]).double().mean(0) for sample in (x, y)]
+    return ((share[0] - share[1]).abs() * edges.diff()).sum()
+
+
+FURTHER = {
+    "ppca_posterior_mean": [
+        lambda x, W, mu, s: (
+            torch.cholesky_solve(
+                W.T @ (x - mu).T, torch.linalg.cholesky(W.T @ W + torch.diag(torch.full((W.shape[1],), s * s)))
+            ).mT
+        ),
+        lambda x, W, mu, s: (
+            (x - mu) @ W @ torch.linalg.inv(W.T.double() @ W.double() + s**2 * np.eye(W.size(1))).float()
+        ),
+    ],
+    "elbo_gap": [
+        lambda joint, q: (F.kl_div(joint.log_softmax(-1), q, reduction="none")).sum(-1),
+        lambda joint, q: joint.double().logsumexp(1) - (q * joint).sum(1) - torch.special.entr(q).sum(1),
+    ],
+    "gaussian_log_likelihood": [
+        lambda x, m, s: Independent(Normal(m, torch.tensor(s)), 1).log_prob(x),
+        lambda x, m, s: (
+            -F.gaussian_nll_loss(m, x, torch.full_like(x, s * s), full=True, eps=0, reduction="none").sum(1)
+        ),
+    ],
+    "split_head": [lambda out: out.unflatten(1, (2, -1)).unbind(1), lambda out: torch.tensor_split(out, 2, -1)],
+    "reparameterise": [
+        lambda mu, v, eps: torch.lerp(mu, mu + eps, torch.exp(v / 2)),
+        lambda mu, v, eps: mu + eps * torch.pow(math.e, 0.5 * v),
+    ],
+    "kl_to_standard_normal": [
+        lambda mu, v: (mu**2 / 2 + v.exp() / 2 - v / 2 - 0.5).sum(-1),
+        lambda mu, v: torch.einsum("bd,bd->b", mu, mu) / 2 + (torch.expm1(v) - v).sum(1) / 2,
+    ],
+    "negative_elbo": [
+        lambda p, kl: torch.mean(kl - torch.einsum("bchw->b", p)),
+        lambda p, kl: kl.mean() - p.mean() * p[0].numel(),
+    ],
+    "level_probability": [
+        lambda loc, s, k, n: (
+            torch.where(k == n - 1, 1, torch.special.expit(((k + 0.5) / (n - 1) - loc) / s))
+            - torch.where(k == 0, 0, torch.special.expit(((k - 0.5) / (n - 1) - loc) / s))
+        ),
+        lambda loc, s, k, n: (
+            (
+                torch.where(k > 0, (((k - 0.5) / (n - 1) - loc) / s / 2).tanh(), -1)
+                - torch.where(k < n - 1, (((k + 0.5) / (n - 1) - loc) / s / 2).tanh(), 1)
+            )
+            / -2
+        ),
+    ],
+    "iw_bound": [
+        lambda w: (w - w.amax(0)).exp().sum(0).log() + w.amax(0) - math.log(w.size(0)),
+        lambda w: w[:1].squeeze(0) if len(w) == 1 else torch.logcumsumexp(w, 0)[-1] - np.log(len(w)),
+    ],
+    "free_bits": [
+        lambda kl, thr: (kl.mean(0) - thr).clamp(min=0).add(thr).sum(),
+        lambda kl, thr: F.threshold(kl.mean(0), thr, thr).sum(),
+    ],
+    "active_units": [
+        lambda mu, thr: (mu - mu.mean(0)).pow(2).mean(0) > thr,
+        lambda mu, thr: np.std(mu.double().numpy(), axis=0, ddof=1) ** 2 > thr,
+    ],
+    "spherical_interpolation": [slerp_by_rotation, lambda a, b, t: slerp_in_numpy(a.double(), b.double(), t)],
+    "attribute_vector": [
+        lambda z, has: torch.stack([z[has == side].mean(0) for side in (False, True)]).diff(dim=0)[0],
+        lambda z, has: (has / has.sum() - (~has) / (~has).sum()) @ z,
+    ],
+    "importance_mean": [
+        lambda w, x: ((w - w.max(0).values).exp()[..., None] * x).sum(0) / (w - w.max(0).values).exp().sum(0)[:, None],
+        lambda w, x: torch.bmm(w.T.softmax(1)[:, None], x.transpose(0, 1)).squeeze(1),
+    ],
+    "straight_through": [
+        lambda z, code: code.detach() + (z - z.detach()),
+        lambda z, code: torch.where(torch.ones_like(z) > 0, (code - z).detach(), 0) + z,
+    ],
+    "optimal_critic": [
+        lambda p, q: F.logsigmoid(p - q).exp(),
+        lambda p, q: 1 / (1 + (q - p).exp()),
+    ],
+    "critic_loss": [
+        lambda r, f: -(F.logsigmoid(r).mean() + F.logsigmoid(-f).mean()),
+        lambda r, f: bce_of_logits(r, 1.0) + F.softplus(f).sum() / f.numel(),
+    ],
+    "generator_loss": [
+        lambda f: bce_of_logits(f, 1.0),
+        lambda f: F.cross_entropy(torch.stack([0 * f, f], 1), torch.ones(len(f)).long()),
+    ],
+    "critic_turn": [
+        lambda D, G, x, z: F.softplus(-D(x)).mean() + F.softplus(D(torch.Tensor.detach(G(z)))).mean(),
+        lambda D, G, x, z: bce_of_logits(D(x), 1.0) + bce_of_logits(D(G(z.detach()).detach()), 0.0),
+    ],
+    "js_divergence": [
+        lambda p, q: sum(F.kl_div(((p + q) / 2).log(), side, reduction="none").nansum(1) for side in (p, q)) / 2,
+        lambda p, q: (
+            torch.where(p > 0, p * (2 * p / (p + q)).log(), 0)
+            .add(torch.where(q > 0, q * (2 * q / (p + q)).log(), 0))
+            .sum(1)
+            / 2
+        ),
+    ],
+    "wasserstein_1d": [
+        wasserstein_by_areas,
+        lambda x, y: torch.linalg.vector_norm(x.sort()[0] - y.sort()[0], 1) / x.numel(),
+    ],
+    "modes_covered": [
+        lambda x, centres, radius: int(((x[None] - centres[:, None]).norm(dim=2).amin(1) <= radius).sum()),
+        lambda x, centres, radius: sum(bool(((x - c).norm(dim=1) <= radius).any()) for c in centres),
+    ],
+    "generator_output": [torch.special.expit, lambda raw: torch.exp(-F.softplus(-raw))],
+    "hinge_losses": [hinge_by_where, lambda r, f: (F.relu(1 - r).mean() + F.relu(1 + f).mean(), torch.mean(-f))],
+    "gradient_penalty": [penalty_by_vjp, partial(penalty_by_backward, image=lambda alpha: alpha[:, None, None, None])],
+    "spectral_norm": [power_iteration, lambda W: torch.linalg.norm(W, ord=2)],
+    "projection_score": [
+        lambda f, y, w, e: torch.linalg.vecdot(f, w + e[y]),
+        lambda f, y, w, e: f.matmul(w) + f.matmul(e.T).gather(1, y[:, None])[:, 0],
+    ],
+    "frechet_of_gaussians": [
+        lambda m, a, n, b: F.mse_loss(m, n, reduction="sum") + F.mse_loss(a.sqrt(), b.sqrt(), reduction="sum"),
+        lambda m, a, n, b: torch.cat([m - n, a**0.5 - b**0.5]).norm() ** 2,
+    ],
+    "precision": [precision_by_ranks, lambda real, made, k: precision_in_loops(real.double(), made.double(), k)],
+}
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, a) for name, answers in FURTHER.items() for a in answers])
+def test_another_form_is_right(name, answer):
+    verdict = judge(name, answer)
+    assert verdict.status == "right", verdict.message
+
+
+def shifted_by(by):
+    """A logarithm of a mean of weights, of which something else than the largest was taken out before exp."""
+
+    def bound(log_w):
+        level = by(log_w)
+        return torch.log(torch.mean(torch.exp(log_w - level), 0)) + level
+
+    return bound
+
+
+def shares_less(by):
+    def mean(log_w, values):
+        w = torch.exp(log_w - by(log_w)).unsqueeze(2)
+        return (w * values).sum(0) / w.sum(0)
+
+    return mean
+
+
+def gap_of_shifted(by):
+    def gap(joint, q):
+        level = by(joint)
+        log_p = torch.log(torch.sum(torch.exp(joint - level), 1, keepdim=True)) + level
+        return (q * (log_p - joint)).sum(1) + torch.xlogy(q, q).sum(1)
+
+    return gap
+
+
+def critic_of_shifted(by):
+    def critic(log_p, log_q):
+        p, q = (torch.exp(log - by(log_p, log_q)) for log in (log_p, log_q))
+        return p / (p + q)
+
+    return critic
+
+
+def slerp_without_clamp(a, b, t):
+    omega = torch.acos(torch.dot(a, b) / (torch.linalg.norm(a) * torch.linalg.norm(b)))
+    if omega < 1e-3:
+        return (1 - t) * a + t * b
+    return (torch.sin((1 - t) * omega) * a + torch.sin(t * omega) * b) / torch.sin(omega)
+
+
+def slerp_of_units(a, b, t):
+    return slerp_by_rotation(a / a.norm(), b / b.norm(), t)
+
+
+def power_iteration_unrooted(W):
+    v = torch.ones(W.shape[1]) + 0.1 * torch.arange(W.shape[1])
+    for _ in range(300):
+        v = F.normalize(W.T @ (W @ v), dim=0)
+    return v @ (W.T @ (W @ v))
+
+
+def precision_without_zeros(real, made, k):
+    distance = torch.cdist(real, real)
+    distance[distance == 0] = math.inf
+    return (torch.cdist(made, real) <= distance.sort(1).values[:, k - 1]).any(1).double().mean()
+
+
+def precision_by_expanded_squares(real, made, k):
+    def squares(a, b):
+        return (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+
+    radii = squares(real, real).sort(1).values[:, k]
+    return (squares(made, real) <= radii).any(1).double().mean()
+
+
+def modes_of_a_share(x, centres, radius):
+    return ((torch.cdist(x, centres) < radius).double().mean(0) >= 0.01).sum()
+
+
+def detached(name, *places):
+    """The reference, where the arguments at these places are held fast."""
+
+    def answer(*arguments):
+        return find(name).reference(*(a.detach() if i in places else a for i, a in enumerate(arguments)))
+
+    return answer
+
+
+REFUSED = [
+    ("ppca_posterior_mean", lambda x, W, mu, s: torch.linalg.lstsq(W, (x - mu).mT).solution.mT, "least squares"),
+    ("ppca_posterior_mean", lambda x, W, mu, s: (x - mu) @ W @ torch.inverse(W.T @ W + s * torch.eye(W.size(1))), "σ²"),
+    ("ppca_posterior_mean", lambda x, W, mu, s: ppca_mean_by_least_squares(x - x.mean(0), W, 0 * mu, s), "this batch"),
+    ("elbo_gap", lambda joint, q: (q * (torch.log(q + 1e-8) - torch.log(joint.softmax(1) + 1e-8))).sum(1), "log of 0"),
+    ("elbo_gap", lambda joint, q: -torch.special.entr(q).sum(1) - (q * torch.log(joint.softmax(1))).sum(1), "log of 0"),
+    ("elbo_gap", gap_of_shifted(lambda joint: joint.mean(1, keepdim=True)), "not the largest number of each row"),
+    ("elbo_gap", gap_of_shifted(lambda joint: joint.min(1, keepdim=True).values), "not the largest number of each"),
+    ("elbo_gap", gap_of_shifted(torch.max), "not the largest number of each row"),
+    (
+        "gaussian_log_likelihood",
+        lambda x, m, s: (-((x - m) ** 2) / (2 * s**2) - np.log(s**2) - np.log(2 * np.pi) / 2).sum(1),
+        "twice log σ",
+    ),
+    (
+        "gaussian_log_likelihood",
+        lambda x, m, s: (-((x - m) ** 2) / (2 * s**2) - np.log(s) - np.log(2 * np.pi)).sum(1),
+        "log 2π without its ½",
+    ),
+    ("gaussian_log_likelihood", lambda x, m, s: F.mse_loss(x, m), "squared error, not a log-likelihood"),
+    (
+        "gaussian_log_likelihood",
+        lambda x, m, s: Normal(0, s).log_prob(x * 0).sum(1) - (x * x - 2 * x * m + m * m).sum(1) / 2 / s**2,
+        "on input 9 of 9",
+    ),
+    ("split_head", lambda out: (out[:, ::2], out[:, 1::2]), "interleaved"),
+    ("split_head", lambda out: out.split(2, dim=1), "how long each piece is"),
+    ("split_head", lambda out: (out.chunk(2, 1)[0], torch.exp(out.chunk(2, 1)[1] / 2)), "You give the standard dev"),
+    ("reparameterise", lambda mu, v, eps: torch.addcmul(mu, v.exp(), eps), "the variance"),
+    ("reparameterise", lambda mu, v, eps: mu + eps, "log_var does not appear"),
+    ("reparameterise", lambda mu, v, eps: Normal(mu, 1.0).mean + v.mul(0.5) * eps, "exp is missing"),
+    (
+        "kl_to_standard_normal",
+        lambda mu, v: kl_divergence(Normal(mu, v.exp()), Normal(0.0, 1.0)).sum(1),
+        "take log_var for log σ",
+    ),
+    (
+        "kl_to_standard_normal",
+        lambda mu, v: kl_divergence(Normal(mu, (v / 2).exp()), Normal(0.0, 1.0)).mean(1),
+        "average",
+    ),
+    ("kl_to_standard_normal", lambda mu, v: (mu**2 + v.exp() - 1 - 0.5 * v).sum(1) * 0.5, "You subtract log σ"),
+    ("negative_elbo", lambda p, kl: -(p.mean((1, 2, 3)) - kl).mean(), "average log p over the pixels"),
+    ("negative_elbo", lambda p, kl: p.sum((1, 2, 3)).mean() - kl.mean(), "the ELBO itself"),
+    ("negative_elbo", lambda p, kl: (p.abs().sum((1, 2, 3)) + kl).mean(), "absolute value"),
+    (
+        "level_probability",
+        lambda loc, s, k, n: (
+            1 / (1 + torch.exp(-((k + 0.5) / (n - 1) - loc) / s))
+            - 1 / (1 + torch.exp(-((k - 0.5) / (n - 1) - loc) / s))
+        ),
+        "without these tails",
+    ),
+    ("level_probability", lambda loc, s, k, n: level_probability_of_the_library(loc, s**2, k, n), "divide by scale²"),
+    (
+        "level_probability",
+        lambda loc, s, k, n: level_probability_of_the_library(loc, s, k, n) + 1e-5,
+        "one constant term is wrong",
+    ),
+    ("iw_bound", shifted_by(torch.mean), "not the largest log-weight of each example"),
+    ("iw_bound", shifted_by(lambda w: w.mean(0)), "not the largest log-weight of each example"),
+    ("iw_bound", shifted_by(lambda w: w.min(0).values), "not the largest log-weight of each example"),
+    ("iw_bound", lambda w: torch.log(w.exp().mean(0) + 1e-10), "small constant inside the logarithm"),
+    ("free_bits", lambda kl, thr: torch.maximum(kl, torch.tensor(thr)).mean(0).sum(), "the mean comes first"),
+    ("free_bits", lambda kl, thr: F.relu(kl.mean(0) - thr).sum(), "You subtract the threshold"),
+    ("free_bits", lambda kl, thr: kl.sum(1).mean().clamp(min=kl.size(1) * thr), "with D thresholds"),
+    ("active_units", lambda mu, thr: (mu**2).mean(0) - mu.mean(0) ** 2 > thr, "rounding decides"),
+    ("active_units", lambda mu, thr: np.std(mu.numpy(), axis=0) > thr, "threshold is one of variances"),
+    ("active_units", lambda mu, thr: mu.abs().mean(0) > thr, "agree"),
+    ("spherical_interpolation", slerp_without_clamp, "clamp(-1, 1)"),
+    ("spherical_interpolation", slerp_of_units, "of length 1"),
+    ("spherical_interpolation", lambda a, b, t: torch.lerp(a, b, t), "the straight line"),
+    ("attribute_vector", lambda z, has: z[~has].mean(0) - z[has].mean(0), "takes the attribute away"),
+    (
+        "attribute_vector",
+        lambda z, has: (has.float()[:, None] * z).mean(0) - (~has[:, None] * z).mean(0),
+        "both sums by N",
+    ),
+    ("attribute_vector", lambda z, has: z[has].mean(0) - torch.mean(z, 0), "mean of all images"),
+    ("importance_mean", shares_less(torch.mean), "not the largest log-weight of each example"),
+    ("importance_mean", shares_less(lambda w: w.mean(0)), "not the largest log-weight of each example"),
+    ("importance_mean", shares_less(lambda w: w.min(0).values), "not the largest log-weight of each example"),
+    ("straight_through", lambda z, code: z + code - z.detach(), "to the code as well"),
+    ("straight_through", lambda z, code: z - code.detach() + code, "the decoder has to see the code"),
+    ("straight_through", lambda z, code: torch.lerp(z, code, 1.0), "all of it goes to the code"),
+    ("optimal_critic", critic_of_shifted(lambda p, q: torch.cat([p, q]).max()), "the same for all examples"),
+    ("optimal_critic", critic_of_shifted(lambda p, q: p.max()), "the same for all examples"),
+    ("optimal_critic", lambda p, q: torch.exp(p - q) / (torch.exp(p - q) + 1), "beyond e^88"),
+    ("optimal_critic", lambda p, q: 1 - torch.sigmoid(p - q), "probability that x was made"),
+    ("critic_loss", lambda r, f: -torch.log(torch.sigmoid(r)).mean() + F.softplus(f).mean(), "a sigmoid rounds"),
+    (
+        "critic_loss",
+        lambda r, f: -torch.log(torch.sigmoid(r)).mean() - torch.log(1 - torch.sigmoid(f)).mean(),
+        "rounds",
+    ),
+    ("critic_loss", lambda r, f: bce_of_logits(torch.cat([r, -f]), 1.0), "one mean over real and made"),
+    ("generator_loss", lambda f: torch.log(1 - torch.sigmoid(f) + 1e-8).mean(), "agree"),
+    ("generator_loss", lambda f: -torch.log(torch.sigmoid(f)).mean(), "rounds to 0 or 1"),
+    ("generator_loss", lambda f: -F.softplus(f).mean(), "saturating loss"),
+    (
+        "critic_turn",
+        lambda D, G, x, z: (
+            -torch.log(torch.sigmoid(D(x))).mean() - torch.log(1 - torch.sigmoid(D(G(z).detach()))).mean()
+        ),
+        "rounds to 0 or 1",
+    ),
+    (
+        "critic_turn",
+        lambda D, G, x, z: bce_of_probabilities(D(x), 1.0) + bce_of_probabilities(D(G(z).data), 0.0),
+        "−100",
+    ),
+    (
+        "critic_turn",
+        lambda D, G, x, z: bce_of_logits(D(x), 0.0) + bce_of_logits(D(G(z).data), 1.0),
+        "labels are exchanged",
+    ),
+    ("js_divergence", lambda p, q: kl_by_torch(p, (p + q) / 2) + kl_by_torch(q, (p + q) / 2), "The ½ is missing"),
+    ("js_divergence", lambda p, q: (kl_by_torch(p, q) + kl_by_torch(q, p)) / 2, "infinite where"),
+    ("js_divergence", lambda p, q: (kl_by_torch(p, p + q) + kl_by_torch(q, p + q)) / 2, "sums to 2"),
+    ("wasserstein_1d", lambda x, y: (x.sort().values - y.sort().values).mean().abs(), "distance of the means"),
+    ("wasserstein_1d", lambda x, y: (torch.sort(x)[0] - torch.sort(y)[0]).mean(), "take absolute values"),
+    ("wasserstein_1d", lambda x, y: F.mse_loss(x.sort()[0], y.sort()[0]).sqrt(), "This is W₂"),
+    ("modes_covered", modes_of_a_share, "1 % of the samples"),
+    ("modes_covered", lambda x, c, r: len(set(torch.cdist(x, c).argmin(1).tolist())), "nearest to some sample"),
+    ("modes_covered", lambda x, c, r: ((x[:, None] - c).square().sum(-1) <= r).any(0).sum(), "squared distances"),
+    ("generator_output", lambda raw: torch.exp(raw) / (torch.exp(raw) + 1), "inf/inf"),
+    ("generator_output", lambda raw: torch.tanh(raw), "[−1, 1]"),
+    ("generator_output", lambda raw: torch.clip(raw, 0, 1), "A clamp"),
+    ("hinge_losses", lambda r, f: (F.relu(1 - r).mean() + F.relu(1 + f).mean(), F.relu(1 - f).mean()), "has a margin"),
+    ("hinge_losses", lambda r, f: (F.relu(1 - r.mean()) + F.relu(1 + f.mean()), -f.mean()), "before the hinge"),
+    ("hinge_losses", lambda r, f: (F.relu(1 - r).mean() + F.relu(1 + f).mean(), f.mean()), "sign is turned"),
+    (
+        "gradient_penalty",
+        lambda D, real, fake, alpha: penalty_by_backward(D, real, fake, alpha, image=lambda t: t[:, None]),
+        "from row to row",
+    ),
+    ("gradient_penalty", lambda D, real, fake, alpha: penalty_by_backward(D, fake, real, alpha), "are exchanged"),
+    ("gradient_penalty", lambda D, real, fake, alpha: penalty_by_backward(D, real, real, alpha), "real images alone"),
+    ("spectral_norm", power_iteration_unrooted, "its square"),
+    ("spectral_norm", torch.norm, "Frobenius"),
+    ("spectral_norm", lambda W: torch.linalg.svdvals(W)[-1], "smallest"),
+    ("projection_score", lambda f, y, w, e: f @ w[:, None] + (f * e[y]).sum(1), "makes a table (B, B)"),
+    ("projection_score", lambda f, y, w, e: f @ w + f @ e.T.sum(1), "all classes"),
+    ("projection_score", lambda f, y, w, e: f @ w + e[y].sum(1), "without the features"),
+    ("frechet_of_gaussians", lambda m, a, n, b: F.mse_loss(m, n) + F.mse_loss(a.sqrt(), b.sqrt()), "Norm and trace"),
+    ("frechet_of_gaussians", lambda m, a, n, b: ((m - n) ** 2).sum() + ((a - b) ** 2).sum(), "compare the variances"),
+    ("frechet_of_gaussians", lambda m, a, n, b: torch.cat([m - n, a**0.5 - b**0.5]).norm(), "root of it"),
+    ("precision", precision_without_zeros, "equal ones with the point itself"),
+    ("precision", precision_by_expanded_squares, "agree"),
+    ("precision", lambda real, made, k: precision_by_ranks(made, real, k), "this is recall"),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "words"), REFUSED)
+def test_what_only_an_edge_tells_apart_is_refused(name, answer, words):
+    verdict = judge(name, answer)
+    assert verdict.status == "wrong", verdict.message
+    assert words in plain(verdict.message)
+
+
+HELD = [
+    ("kl_to_standard_normal", (0, 1), "nothing holds the posterior near the prior"),
+    ("kl_to_standard_normal", (1,), "to be less certain"),
+    ("kl_to_standard_normal", (0,), "pulls z towards 0"),
+    ("hinge_losses", (0, 1), "training changes nothing"),
+    ("hinge_losses", (0,), "which one cuts it off"),
+    ("negative_elbo", (1,), "nothing holds the posterior near the prior"),
+    ("critic_loss", (0,), "the logits of the real ones"),
+    ("generator_loss", (0,), "the generator learns nothing"),
+    ("free_bits", (0,), "no latent is pushed"),
+    ("generator_output", (0,), "the generator learns nothing"),
+]
+
+
+@pytest.mark.parametrize(("name", "places", "words"), HELD)
+def test_a_loss_without_its_gradient_is_wrong(name, places, words):
+    verdict = judge(name, detached(name, *places))
+    assert verdict.status == "wrong", verdict.message
+    assert words in plain(verdict.message)
+
+
+def test_both_losses_of_the_hinge_game_send_their_gradient():
+    def with_fixed_fakes(real, fake):
+        critic, _ = find("hinge_losses").reference(real, fake.detach())
+        return critic, -fake.mean()
+
+    def with_fixed_generator(real, fake):
+        critic, generator = find("hinge_losses").reference(real, fake)
+        return critic, generator.item()
+
+    assert "detached in its turn" in plain(judge("hinge_losses", with_fixed_fakes).message)
+    assert judge("hinge_losses", with_fixed_generator).status == "wrong"
+
+
+# ---- the references on their own edges -------------------------------------------------------------------------------
+
+
+def reference(name):
+    return find(name).reference
+
+
+def test_a_matrix_of_zeros_stretches_nothing():
+    assert reference("spectral_norm")(torch.zeros(3, 2)) == 0
+    for size in (1e-12, 1e-3, 1e6):
+        W = size * torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+        assert reference("spectral_norm")(W).item() == pytest.approx(5 * size, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.3, -1.0, -3.3, 0.0])
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_arc_between_vectors_without_a_plane_is_the_straight_line(n, scale):
+    a = torch.randn(n, generator=torch.Generator().manual_seed(n))
+    for t in (0.0, 0.3, 1.0):
+        for ends in ((a, scale * a), (scale * a, a)):
+            found = reference("spherical_interpolation")(*ends, t)
+            assert found.dtype == a.dtype
+            torch.testing.assert_close(found, (1 - t) * ends[0] + t * ends[1])
+
+
+def test_arc_of_nearly_parallel_vectors_keeps_its_length():
+    a, b = (torch.tensor([angle.cos(), angle.sin()]) for angle in torch.tensor([0.0, 1e-3]).double())
+    middle = reference("spherical_interpolation")(a.float(), b.float(), 0.5)
+    assert middle.norm().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_level_probabilities_are_exact_in_both_tails(dtype):
+    """Mirrored, the picture is the same: 1 − σ(u) of a large u would be what rounding leaves of 1."""
+    loc, scale, k = torch.tensor([0.0] * 3, dtype=dtype), torch.tensor([0.02] * 3, dtype=dtype), torch.tensor([2, 3, 4])
+    bright = reference("level_probability")(loc, scale, k, 5)
+    dark = reference("level_probability")(1 - loc, scale, 4 - k, 5)
+    torch.testing.assert_close(bright, dark, rtol=50 * torch.finfo(dtype).eps * 50, atol=0)  # exp(u), |u| < 50
+    assert (bright > 0).all()
+    one = reference("level_probability")(torch.tensor([0.5]), torch.tensor([0.1]), torch.tensor([0]), 1)
+    assert one == 1  # a single level takes both tails
+    sharp = reference("level_probability")(torch.full((5,), 0.5), torch.full((5,), 1e-40), torch.arange(5), 5)
+    assert sharp.tolist() == [0, 0, 1, 0, 0]
+
+
+def test_weights_of_zero_are_no_trouble():
+    log_w = torch.tensor([[-math.inf, 0.0], [-math.inf, -math.inf]])
+    torch.testing.assert_close(reference("iw_bound")(log_w), torch.tensor([-math.inf, -math.log(2)]))
+    values = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
+    assert reference("importance_mean")(log_w, values)[1] == 2
+
+
+def test_equal_points_are_neighbours_whatever_their_place():
+    for place in (0.0, 1000.0):  # products of matrices would not give 0 between equal points there
+        real = place + torch.cat([torch.arange(30.0), torch.arange(30.0)])[:, None].expand(60, 3)
+        assert reference("precision")(real, real + 0.25, 1) == 0  # each ball is a point
+        assert reference("precision")(real, real, 1) == 1
+        assert reference("precision")(real, real + 0.25, 2) == 1
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.name)
+def test_reference_is_right_in_double_precision(exercise):
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert judge(exercise.name, exercise.reference).status == "right"
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.name)
+def test_inputs_are_finite_in_what_the_text_calls_finite(exercise):
+    may_be_infinite = {"iw_bound", "importance_mean", "optimal_critic"}
+    for arguments in exercise.draw_inputs():
+        tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
+        assert exercise.name in may_be_infinite or all(tensor.isfinite().all() for tensor in tensors)
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.name)
+def test_hints_are_about_twenty(exercise):
+    assert len({hint for _, hint in exercise.wrong}) <= 22
+
+
 # ---- what the references promise -----------------------------------------------------------------------------------
 
 

@@ -363,11 +363,11 @@ HINGE_LOSSES = Exercise(
         (both(lambda r, f: (1 + r).relu().mean() + (1 - f).relu().mean(), raised), "The critic's sides are exchanged."),
         (
             both(lambda r, f: (1 - r).relu().mean() + (1 - f).relu().mean(), raised),
-            "Real and made have the same label for your critic: it would score both high.",
+            "Real and made have the same label for your critic: it would score both alike.",
         ),
         (
             both(lambda r, f: (1 + r).relu().mean() + (1 + f).relu().mean(), raised),
-            "Real and made have the same label for your critic: it would score both low.",
+            "Real and made have the same label for your critic: it would score both alike.",
         ),
         (
             both(lambda r, f: (-r).relu().mean() + f.relu().mean(), raised),
@@ -704,7 +704,7 @@ def real_and_made(generator: Generator) -> list[tuple[Tensor, Tensor, int]]:
         draw(20, 20, 2, 5, shift=1.0),
         (*twice, 1),  # equal points are neighbours at the distance 0
         (*twice, 2),
-        tuple(1000 + x if isinstance(x, Tensor) else x for x in draw(12, 20, 3, 2)),  # far from 0
+        tuple(10_000 + x if isinstance(x, Tensor) else x for x in draw(12, 20, 3, 2, shift=1.0)),  # far from 0
     ]
 
 

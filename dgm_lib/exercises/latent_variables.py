@@ -294,9 +294,8 @@ def reconstructions(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
         return mean + off * sigma * eps, mean, sigma
 
     exact = torch.rand(3, 5, generator=generator)
-    easy = torch.tensor([[1.0, 3.0], [0.0, 1.0]]), torch.tensor([[1.0, 1.0], [4.0, 1.0]])
     return [
-        (*easy, 2.0),
+        (torch.tensor([[1.0, 3.0], [0.0, 1.0]]), torch.tensor([[1.0, 1.0], [4.0, 1.0]]), 2.0),
         draw(4, 4, 0.5),
         draw(5, 3, 1.0),
         draw(2, 6, 3.0),
@@ -304,7 +303,7 @@ def reconstructions(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
         (exact, exact, 0.1),  # nothing to reconstruct better: a positive number, as densities may be above 1
         draw(16, 64, 0.1),
         draw(4, 8, 0.01, off=100.0),
-        (easy[0] + 1000, easy[1] + 1000, 1.0),  # far from 0: (x − m)², not x² − 2xm + m²
+        (exact + 1000, exact.flip(0) + 1000, 1.0),  # far from 0: (x − m)², not x² − 2xm + m²
     ]
 
 
