@@ -69,11 +69,6 @@ def logistic_density(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     return u * (1 - u) / scale
 
 
-def normalised_densities(loc: Tensor, scale: Tensor, k: Tensor, levels: int) -> Tensor:
-    every = logistic_density(loc[..., None], scale[..., None], torch.arange(levels) / (levels - 1))
-    return logistic_density(loc, scale, k / (levels - 1)) / every.sum(-1)
-
-
 IN_LEVELS = (
     "You count in levels, and loc and scale are in the unit of pixels, black 0 and white 1. There level k lies at "
     "k/(levels − 1), and half a level is 1/(2 (levels − 1))."
