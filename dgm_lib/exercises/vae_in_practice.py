@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Generator, Tensor
@@ -17,11 +18,10 @@ from dgm_lib.exercises.engine import Exercise
 
 def level_probability(loc: Tensor, scale: Tensor, k: Tensor, levels: int) -> Tensor:
     # The logistic distribution function at both edges of the level's bin; the outermost bins reach to −∞ and ∞.
-    below = torch.sigmoid(((k - 0.5) / (levels - 1) - loc) / scale)
-    above = torch.sigmoid(((k + 0.5) / (levels - 1) - loc) / scale)
-    below = torch.where(k == 0, 0.0, below)
-    above = torch.where(k == levels - 1, 1.0, above)
-    return above - below
+    below = torch.where(k == 0, -math.inf, ((k - 0.5) / (levels - 1) - loc) / scale)
+    above = torch.where(k == levels - 1, math.inf, ((k + 0.5) / (levels - 1) - loc) / scale)
+    # σ(b) − σ(a) = σ(−a) − σ(−b): where both are nearly 1, the second is a difference of small numbers.
+    return torch.where(below > 0, (-below).sigmoid() - (-above).sigmoid(), above.sigmoid() - below.sigmoid())
 
 
 def grey_pixels(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, int]]:
@@ -40,6 +40,7 @@ def grey_pixels(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, int]
         draw(20, levels=17, narrow=0.01),
         draw(20, levels=256, narrow=0.02),
         draw(10, levels=2, narrow=0.5),
+        (torch.tensor([0.5, 0.45, 0.7, -30.0, 9.0]), torch.tensor([0.001] * 5), torch.tensor([0, 2, 4, 0, 3]), 5),
     ]
 
 
@@ -66,11 +67,6 @@ def bin_of(k: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 def logistic_density(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     u = ((x - loc) / scale).sigmoid()
     return u * (1 - u) / scale
-
-
-def normalised_densities(loc: Tensor, scale: Tensor, k: Tensor, levels: int) -> Tensor:
-    every = logistic_density(loc[..., None], scale[..., None], torch.arange(levels) / (levels - 1))
-    return logistic_density(loc, scale, k / (levels - 1)) / every.sum(-1)
 
 
 IN_LEVELS = (
@@ -105,115 +101,59 @@ LEVEL_PROBABILITY = Exercise(
             "Right between the ends. Level 0 also takes all that lies below it, and the last level all above: without "
             "these tails the probabilities do not sum to 1.",
         ),
+        (between(bin_of, last=False, by=torch.sigmoid), "The upper tail is missing: it belongs to the last level."),
+        (between(bin_of, first=False, by=torch.sigmoid), "The lower tail is missing: it belongs to level 0."),
         (
-            between(bin_of, last=False, by=torch.sigmoid),
-            "The upper tail is missing: the last level takes everything above its lower edge.",
-        ),
-        (
-            between(bin_of, first=False, by=torch.sigmoid),
-            "The lower tail is missing: level 0 takes everything below its upper edge.",
-        ),
-        (
-            lambda loc, scale, k, levels: logistic_density(loc, scale, k / (levels - 1)) / (levels - 1),
+            lambda loc, s, k, n: logistic_density(loc, s, k / (n - 1)) / (n - 1),
             "This is the density at the level times the width of the bin. It comes near where the curve is flat; a "
             "probability is the difference of the distribution function at the bin's edges, tails included.",
         ),
         (
-            lambda loc, scale, k, levels: logistic_density(loc, scale, k / (levels - 1)),
+            lambda loc, s, k, n: logistic_density(loc, s, k / (n - 1)),
             "This is a density, {yours}, which may be above 1. The probability of a level is the difference of the "
             "distribution function at the edges of its bin.",
         ),
         (
-            normalised_densities,
-            "You divide the densities at the levels by their sum. They sum to 1 then, but a probability is the area "
-            "over the bin, and what lies beyond black or white belongs to the ends.",
-        ),
-        (
-            lambda loc, scale, k, levels: ((k / (levels - 1) - loc) / scale).sigmoid(),
+            lambda loc, s, k, n: ((k / (n - 1) - loc) / s).sigmoid(),
             "This is the probability of level k or less, up to half a bin. Subtract what lies below the bin.",
         ),
         (
-            lambda loc, scale, k, levels: torch.where(
-                k == levels - 1, 1.0, (((k + 0.5) / (levels - 1) - loc) / scale).sigmoid()
-            ),
+            lambda loc, s, k, n: torch.where(k == n - 1, 1.0, (((k + 0.5) / (n - 1) - loc) / s).sigmoid()),
             "This is the probability of level k or any lower one. Subtract what lies below the bin.",
         ),
-        (between(lambda k, levels: (k / (levels - 1), (k + 1) / (levels - 1)), by=torch.sigmoid), HALF_A_BIN),
-        (between(lambda k, levels: ((k - 1) / (levels - 1), k / (levels - 1)), by=torch.sigmoid), HALF_A_BIN),
-        (between(lambda k, levels: (k / (levels - 1), (k + 0.5) / (levels - 1)), by=torch.sigmoid), HALF_A_BIN),
-        (between(lambda k, levels: ((k - 1) / (levels - 1), (k + 1) / (levels - 1)), by=torch.sigmoid), TOO_WIDE),
+        (between(lambda k, n: (k / (n - 1), (k + 1) / (n - 1)), by=torch.sigmoid), HALF_A_BIN),
+        (between(lambda k, n: ((k - 1) / (n - 1), (k + 1) / (n - 1)), by=torch.sigmoid), TOO_WIDE),
         (
-            between(lambda k, levels: (k / (levels - 1) - 1 / levels, k / (levels - 1) + 1 / levels), by=torch.sigmoid),
-            TOO_WIDE,
-        ),
-        (
-            between(lambda k, levels: ((k - 0.5) / levels, (k + 0.5) / levels), by=torch.sigmoid),
+            between(lambda k, n: ((k - 0.5) / n, (k + 0.5) / n), by=torch.sigmoid),
             "You put level k at k/levels. The brightest level is levels − 1 and lies at 1: divide by levels − 1.",
         ),
         (
-            between(
-                lambda k, levels: (k / (levels - 1) - 0.5 / levels, k / (levels - 1) + 0.5 / levels), by=torch.sigmoid
-            ),
-            "Your bins are 1/levels wide, and the levels lie 1/(levels − 1) apart: there are gaps between the bins.",
-        ),
-        (
-            between(lambda k, levels: (k / levels, (k + 1) / levels), by=torch.sigmoid),
+            between(lambda k, n: (k / n, (k + 1) / n), by=torch.sigmoid),
             "You cut [0, 1] into equal bins, k/levels to (k + 1)/levels. Here black lies at 0 and white at 1, in the "
             "middle of their bins.",
         ),
+        (between(lambda k, n: (k - 0.5, k + 0.5), by=torch.sigmoid), IN_LEVELS),
         (
-            between(lambda k, levels: (k - 0.5, k + 0.5), by=torch.sigmoid),
-            IN_LEVELS,
-        ),
-        (
-            between(lambda k, levels: (k - 0.5, k + 0.5), first=False, last=False, by=torch.sigmoid),
-            IN_LEVELS + " And the tails are missing.",
-        ),
-        (
-            lambda loc, scale, k, levels: level_probability(loc, scale / (levels - 1), k, levels),
-            "You count in levels and have turned loc into levels, but scale is left in pixels: it takes the factor "
-            "levels − 1 as well.",
-        ),
-        (
-            between(lambda k, levels: (k / (levels - 1) - 0.5, k / (levels - 1) + 0.5), by=torch.sigmoid),
+            between(lambda k, n: (k / (n - 1) - 0.5, k / (n - 1) + 0.5), by=torch.sigmoid),
             "You take ½ for half a level. In the unit of pixels levels lie 1/(levels − 1) apart, and half a level is "
             "half of their distance: 1/(2 (levels − 1)).",
+        ),
+        (
+            between(bin_of, by=lambda u: u.exp() / (1 + u.exp())),
+            "Right for moderate numbers; where an edge lies many scales above loc, exp overflows and inf/inf makes "
+            "{yours}. `torch.sigmoid` does not.",
         ),
         (
             between(bin_of, by=lambda u: torch.special.ndtr(u)),
             "You use the Gaussian's distribution function. The logistic's is the sigmoid.",
         ),
         (
-            between(bin_of, by=lambda u: (u.tanh() + 1) / 2),
-            "Your curve is twice too steep: (1 + tanh u)/2 is σ(2u).",
-        ),
-        (
-            lambda loc, scale, k, levels: level_probability(loc, 1 / scale, k, levels),
+            lambda loc, s, k, n: level_probability(loc, 1 / s, k, n),
             "You multiply by the scale. A wide distribution has a large scale: distances are divided by it.",
         ),
         (
-            lambda loc, scale, k, levels: level_probability(loc, scale.square(), k, levels),
+            lambda loc, s, k, n: level_probability(loc, s.square(), k, n),
             "You divide by scale². The scale is a width, like a standard deviation and unlike a variance.",
-        ),
-        (
-            lambda loc, scale, k, levels: level_probability(loc, scale.exp(), k, levels),
-            "You take exp of the scale. It is the scale itself here, not its logarithm.",
-        ),
-        (
-            lambda loc, scale, k, levels: level_probability(loc, torch.ones_like(scale), k, levels),
-            "scale does not appear: distances from loc are divided by it.",
-        ),
-        (
-            lambda loc, scale, k, levels: -level_probability(loc, scale, k, levels),
-            "The sign is turned: the upper edge comes first, then what lies below is subtracted.",
-        ),
-        (
-            lambda loc, scale, k, levels: level_probability(loc, scale, k, levels).log(),
-            "This is the logarithm of the probability. The probability itself is asked.",
-        ),
-        (
-            lambda loc, scale, k, levels: level_probability(loc, scale, levels - 1 - k, levels),
-            "Levels run the wrong way, or the two tails are exchanged: level 0 is the darkest.",
         ),
     ],
 )
@@ -241,12 +181,14 @@ def log_weights(generator: Generator) -> list[tuple[Tensor]]:
         draw(8, 5, shift=-2000.0),
         draw(8, 5, shift=500.0),
         (torch.tensor([[0.0, -2000.0], [-1.0, -2001.0]]),),  # examples far apart
+        (torch.tensor([[-1000.0, 500.0, -2.0], [0.0, -2000.0, -math.inf], [-3000.0, 2.0, -1.0]]),),  # and draws
     ]
 
 
-ONE_MAXIMUM = (
-    "You take out the largest log-weight of the whole table before exp. An example whose draws all lie far below it "
-    "underflows to 0, and you get {yours}: take the largest of each example, not of the whole batch (over dimension 0)."
+SMALL = 1e-6, 1e-8, 1e-10, 1e-12  # what learners add against log 0 and 0/0
+WRONG_SHIFT = (
+    "What you take out before exp is not the largest log-weight of each example: where they lie far apart, exp "
+    "underflows to 0 or overflows, and you get {yours}. Take the largest over dimension 0, as `logsumexp` does."
 )
 UNDERFLOWING = (
     "Right for small numbers; exp of −2000 nats underflows to 0 (and that of 500 overflows), and you get {yours}. "
@@ -260,7 +202,7 @@ WRONG_AXIS = (
 IW_BOUND = Exercise(
     reference=iw_bound,
     statement="The importance-weighted bound of each example, (B,) nats, from log_w (k, B): log p(x, z) − log q(z|x) "
-    "of k draws of z.",
+    "of k draws of z, numbers of some thousands, or −inf where a draw has no weight.",
     nudge="The weights average p(x). So the bound is a logarithm of a mean: which of the two comes first?",
     right="log-weights of −2000 nats included. For k = 1 it is the ELBO; in the mean it rises with k, towards "
     "log p(x).",
@@ -269,96 +211,35 @@ IW_BOUND = Exercise(
     rtol=1e-5,
     wrong=[
         (
-            lambda log_w: log_w.mean(0),
+            lambda w: w.mean(0),
             "This is the mean of the logarithms: the ELBO, estimated with k draws. More draws make it less noisy and "
             "no tighter. The mean comes first, then the logarithm.",
         ),
+        (lambda w: w.logsumexp(0), "You sum the weights without dividing by k: − log k is missing."),
+        (lambda w: w.logsumexp(0) + math.log(len(w)), "You add log k. Dividing by k is minus log k."),
+        (lambda w: w.logsumexp(0) / len(w), "You divide the logarithm by k. The sum is divided: minus log k."),
+        (lambda w: w.logsumexp(1) - math.log(w.shape[1]), WRONG_AXIS),
         (
-            lambda log_w: log_w.logsumexp(0),
-            "You sum the weights without dividing by k: − log k is missing, and your bound may lie above log p(x).",
-        ),
-        (
-            lambda log_w: log_w.logsumexp(0) + math.log(len(log_w)),
-            "You add log k. A mean divides the sum by k; in logarithms that is minus log k.",
-        ),
-        (
-            lambda log_w: log_w.logsumexp(0) / len(log_w),
-            "You divide the logarithm by k. The sum is divided by k, so log k is subtracted from its logarithm.",
-        ),
-        (
-            lambda log_w: log_w.logsumexp(0) - len(log_w),
-            "You subtract k. Among logarithms, dividing by k is subtracting log k.",
-        ),
-        (
-            lambda log_w: log_w.logsumexp(0) - math.log(log_w.shape[1]),
-            "You subtract log B, the size of the batch. The mean is over the k draws.",
-        ),
-        (lambda log_w: log_w.logsumexp(1) - math.log(log_w.shape[1]), WRONG_AXIS),
-        (lambda log_w: log_w.logsumexp(1) - math.log(len(log_w)), WRONG_AXIS),
-        (lambda log_w: log_w.logsumexp(1), WRONG_AXIS + " And no size is divided by."),
-        (lambda log_w: log_w.mean(1), WRONG_AXIS + " And yours is the mean of logarithms."),
-        (
-            lambda log_w: log_w.flatten().logsumexp(0) - math.log(log_w.numel()),
+            lambda w: w.flatten().logsumexp(0) - math.log(w.numel()),
             "You put draws and examples into one mean. Each example has a bound of its own: (B,).",
         ),
-        (
-            lambda log_w: iw_bound(log_w).mean(),
-            "This is the mean over the batch. One bound for each example is asked, (B,).",
-        ),
-        (
-            lambda log_w: -iw_bound(log_w),
-            "The sign is turned: this is the loss. The bound itself is asked.",
-        ),
-        (lambda log_w: (log_w - log_w.max()).exp().mean(0).log() + log_w.max(), ONE_MAXIMUM),
-        (lambda log_w: log_w.exp().mean(0).log(), UNDERFLOWING),
-        (lambda log_w: log_w.double().exp().mean(0).log(), UNDERFLOWING),
+        *[
+            (lambda w, by=by: (w - by(w)).exp().mean(0).log() + by(w), WRONG_SHIFT)
+            for by in (torch.max, torch.mean, lambda w: w.mean(0), lambda w: w.amin(0))
+        ],
+        (lambda w: w.exp().mean(0).log(), UNDERFLOWING),
+        (lambda w: w.double().exp().mean(0).log(), UNDERFLOWING),
         *[
             (
-                lambda log_w, small=small: (log_w.exp().mean(0) + small).log(),
+                lambda w, c=small: (w.exp().mean(0) + c).log(),
                 "A small constant inside the logarithm decides alone where all weights are smaller, and you get "
                 "{yours}. Take the largest log-weight out of the sum first, and no constant is needed.",
             )
-            for small in (1e-6, 1e-8, 1e-10, 1e-12, 1e-20, 1e-30)
+            for small in SMALL
         ],
-        (
-            lambda log_w: (log_w - log_w.amax(0)).exp().mean(0).log(),
-            "The largest log-weight was taken out of the sum and never put back: add it after the logarithm.",
-        ),
-        (
-            lambda log_w: (log_w - log_w.max()).exp().mean(0).log(),
-            "The largest log-weight was taken out of the sum and never put back: add it after the logarithm. And take "
-            "the largest of each example, not of the whole batch.",
-        ),
-        (
-            lambda log_w: log_w.amax(0),
-            "You take the best draw alone. That is above the bound by up to log k, and may lie above log p(x): a mean "
-            "over all k is meant.",
-        ),
-        (
-            lambda log_w: log_w.amax(0) - math.log(len(log_w)),
-            "You take the best draw in the place of the sum. The other weights count too: logsumexp.",
-        ),
-        (
-            lambda log_w: (log_w.softmax(0) * log_w).sum(0),
-            "You weigh the logarithms with their softmax. That is an average of log-weights which favours the good "
-            "draws, and no bound: the weights themselves are averaged, each with 1/k.",
-        ),
-        (
-            lambda log_w: iw_bound(log_w).exp(),
-            "This is the mean of the weights, an estimate of p(x). Its logarithm is asked.",
-        ),
-        (
-            lambda log_w: -((-log_w).logsumexp(0) - math.log(len(log_w))),
-            "You average 1/w. The weights themselves average p(x): exp(+log_w).",
-        ),
-        (
-            lambda log_w: log_w.quantile(0.5, dim=0),
-            "You take the median. Only the mean of the weights is unbiased for p(x): the rare large ones count.",
-        ),
-        (
-            lambda log_w: iw_bound(log_w) / math.log(2),
-            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
-        ),
+        (lambda w: (w - w.amax(0)).exp().mean(0).log(), "The largest log-weight was taken out and never put back."),
+        (lambda w: w.amax(0), "You take the best draw alone, which may lie above log p(x): a mean over all is meant."),
+        (lambda w: iw_bound(w).exp(), "This is the mean of the weights, an estimate of p(x). Its logarithm is asked."),
     ],
 )
 
@@ -401,100 +282,65 @@ FREE_BITS = Exercise(
     differentiate=("kl",),
     wrong=[
         (
-            lambda kl, threshold: free_bits(kl.detach(), threshold),
+            lambda kl, least: free_bits(kl.detach(), least),
             "No gradient comes back to the KL, so no latent is pushed, not even one above the threshold. Something "
             "cuts the path: `.item()`, `float`, `detach`, `no_grad` or numpy.",
         ),
         (
-            lambda kl, threshold: kl.clamp(min=threshold).mean(0).sum(),
+            lambda kl, least: kl.clamp(min=least).mean(0).sum(),
             "You apply the threshold to each example, before the mean over the batch. Then a latent is charged for "
             "every example that needs little of it: the mean comes first.",
         ),
         (
-            lambda kl, threshold: kl.clamp(min=threshold).sum(),
-            "You apply the threshold to each example, and sum over the batch. The mean over the batch comes first.",
-        ),
-        (
-            lambda kl, threshold: kl.sum(1).mean().clamp(min=threshold),
+            lambda kl, least: kl.sum(1).mean().clamp(min=least),
             "You compare the whole KL with the threshold. It holds for each latent: otherwise one latent uses up the "
             "allowance and the others may collapse.",
         ),
         (
-            lambda kl, threshold: kl.sum(1).mean().clamp(min=threshold * kl.shape[1]),
+            lambda kl, least: kl.sum(1).mean().clamp(min=least * kl.shape[1]),
             "You compare the whole KL with D thresholds. One latent that carries much then frees the others to "
             "collapse: the threshold holds for each of them.",
         ),
         (
-            lambda kl, threshold: kl.sum(1).clamp(min=threshold).mean(),
+            lambda kl, least: kl.sum(1).clamp(min=least).mean(),
             "You compare the KL of each example, all latents together, with the threshold. It holds for each latent, "
             "after the mean over the batch.",
         ),
         (
-            lambda kl, threshold: kl.mean(0).clamp(max=threshold).sum(),
+            lambda kl, least: kl.mean(0).clamp(max=least).sum(),
             "You take the smaller one (`min`, or `clamp(max=…)`). Then a latent that carries much pays no more for "
             "it; the threshold is the least that it costs.",
         ),
         (
-            lambda kl, threshold: (kl.mean(0) - threshold).clamp(min=0).sum(),
+            lambda kl, least: (kl.mean(0) - least).clamp(min=0).sum(),
             "You subtract the threshold. The gradient is the same, but the value is not: a latent within its allowance "
             "costs the threshold, and the loss stays an upper bound of −log p.",
         ),
         (
-            lambda kl, threshold: (kl - threshold).clamp(min=0).mean(0).sum(),
-            "You subtract the threshold from each example. A latent costs at least the threshold, after the mean over "
-            "the batch.",
-        ),
-        (
-            lambda kl, threshold: (kl.mean(0) + threshold).sum(),
+            lambda kl, least: (kl.mean(0) + least).sum(),
             "You add the threshold to every latent. That changes no gradient, and cures nothing: the larger of the two "
             "is meant.",
         ),
         (
-            lambda kl, threshold: torch.where(kl.mean(0) > threshold, kl.mean(0), 0.0).sum(),
+            lambda kl, least: torch.where(kl.mean(0) > least, kl.mean(0), 0.0).sum(),
             "A latent below the threshold costs nothing in yours. It costs the threshold; otherwise the loss jumps by "
             "it as soon as the latent carries more.",
         ),
+        (lambda kl, least: kl.mean(0).sum(), "The threshold does not appear: this is the plain KL."),
+        (lambda kl, least: kl.mean(0).clamp(min=least).mean(), "You average over the latents. Their KLs add up."),
         (
-            lambda kl, threshold: kl.mean(0).sum(),
-            "The threshold does not appear: this is the plain KL.",
-        ),
-        (
-            lambda kl, threshold: kl.mean(0).clamp(min=threshold).mean(),
-            "You average over the latents. Their KLs add up.",
-        ),
-        (
-            lambda kl, threshold: kl.mean(0).clamp(min=threshold),
-            "These are the values of each latent. The loss has their sum.",
-        ),
-        (
-            lambda kl, threshold: kl.sum(0).clamp(min=threshold).sum(),
+            lambda kl, least: kl.sum(0).clamp(min=least).sum(),
             "You sum over the batch before the threshold. A larger batch would then meet it more easily: the mean.",
         ),
         (
-            lambda kl, threshold: kl.sum(0).clamp(min=threshold).sum() / len(kl),
-            "You compare the batch's sum with the threshold, and divide by B afterwards. The mean comes first.",
-        ),
-        (
-            lambda kl, threshold: kl.mean(1).clamp(min=threshold).sum(),
+            lambda kl, least: kl.mean(1).clamp(min=least).sum(),
             "You average over the latents and apply the threshold to examples. Dimension 0 is the batch: mean over it, "
             "threshold for each latent, then the sum.",
         ),
         (
-            lambda kl, threshold: kl.mean().clamp(min=threshold),
+            lambda kl, least: kl.mean().clamp(min=least),
             "You compare the mean over everything with the threshold. It holds for each latent, and the latents' KLs "
             "add up.",
-        ),
-        (
-            lambda kl, threshold: kl.amax(0).clamp(min=threshold).sum(),
-            "You take the largest KL of the batch for each latent. Its mean over the batch is meant.",
-        ),
-        (
-            lambda kl, threshold: kl.mean(0).clamp(min=threshold * math.log(2)).sum(),
-            "You take the threshold for bits. Whatever the name says, it is in nats here.",
-        ),
-        (
-            lambda kl, threshold: -free_bits(kl, threshold),
-            "The sign is turned: this is a cost, and is added to the loss.",
         ),
     ],
 )
@@ -522,6 +368,7 @@ def encoded_data(generator: Generator) -> list[tuple[Tensor, float]]:
         draw(100, [0.5, 0.05], [0.0, 0.0], 0.01),
         draw(30, [2.0, 3.0, 0.5], [0.0, 5.0, 5.0], 2.0),
         (torch.full((6, 4), 0.5), 0.01),  # every posterior is the same: all collapsed
+        draw(40, [0.05, 0.5] * 4, [3000.0, -4000.0] * 4, 0.01),  # so far from 0 that mu² swallows the variance
     ]
 
 
@@ -532,13 +379,13 @@ def mask_of(statistic: Callable[[Tensor], Tensor]) -> Callable[[Tensor, float], 
 ACTIVE_UNITS = Exercise(
     reference=active_units,
     statement="Which latents are in use: from mu (N, D), the means of q(z|x) of N examples, True for each latent whose "
-    "mean has a variance over the data above threshold, (D,).",
+    "mean has a variance over the data above threshold, which is a variance, too, and above 0. (D,).",
     nudge="A collapsed latent has the same posterior for every x. Which number of its column in mu is then 0?",
     right="latents that lie far from 0 and never move included: they are the same for every x, and say nothing of it.",
     inputs=encoded_data,
     wrong=[
         (
-            lambda mu, threshold: mu.var(1) > threshold,
+            lambda mu, least: mu.var(1) > least,
             "You take the variance over the latents of one example, dimension 1. The question is whether a latent "
             "moves from example to example: dimension 0.",
         ),
@@ -553,71 +400,25 @@ ACTIVE_UNITS = Exercise(
             "one that moves around 0 does.",
         ),
         (
-            mask_of(lambda mu: mu.mean(0)),
-            "You compare the latent's mean over the data. Whether it moves is told by its variance.",
+            mask_of(lambda mu: mu.square().mean(0) - mu.mean(0).square()),
+            "E[mu²] − E[mu]² is the variance on paper. Where mu lies far from 0 it is a small difference of large "
+            "numbers, and rounding decides: subtract the mean first, then square, or call `var`.",
         ),
+        (mask_of(lambda mu: mu.mean(0)), "You compare the latent's mean. Whether it moves is told by its variance."),
         (
             mask_of(lambda mu: mu.square().mean(0)),
             "You compare the mean of mu². That is large for a latent that sits far from 0 without moving: subtract the "
             "mean first, as the variance does.",
         ),
+        (mask_of(lambda mu: (mu - mu.mean(0)).square().sum(0)), "You compare the sum of squares. Divide it by N."),
+        (lambda mu, least: mu.var() > least, "This is one variance of all numbers. Each latent has its own: dim=0."),
+        (lambda mu, least: ~active_units(mu, least), "These are the collapsed ones. True stands for a latent in use."),
+        (lambda mu, least: active_units(mu, least).sum(), "This is how many are in use. Which ones is asked, (D,)."),
+        (lambda mu, least: active_units(mu, least).float().mean(), "This is the share in use. Which ones is asked."),
+        (lambda mu, least: mu.var(0), "These are the variances. Compare them with the threshold."),
         (
-            mask_of(lambda mu: mu.abs().mean(0)),
-            "You compare the mean of |mu|. A latent that sits far from 0 without moving says nothing of x: the "
-            "variance is asked.",
-        ),
-        (
-            mask_of(lambda mu: mu.abs().amax(0)),
-            "You compare the largest |mu|. A latent is in use if it moves, over the data as a whole: its variance.",
-        ),
-        (
-            mask_of(lambda mu: mu.amax(0) - mu.amin(0)),
-            "You compare the range. One unusual example would make a latent active: the variance over the data is "
-            "asked.",
-        ),
-        (
-            mask_of(lambda mu: (mu - mu.mean(0)).abs().mean(0)),
-            "You compare the mean distance from the mean. The variance has the squares of these distances.",
-        ),
-        (
-            mask_of(lambda mu: (mu - mu.mean(0)).square().sum(0)),
-            "You compare the sum of squares. It grows with the number of examples: divide by it.",
-        ),
-        (
-            lambda mu, threshold: mu.var() > threshold,
-            "This is one variance of all numbers. Each latent has its own: over dimension 0.",
-        ),
-        (
-            lambda mu, threshold: ~active_units(mu, threshold),
-            "These are the collapsed ones, below the threshold. True stands for a latent that is in use.",
-        ),
-        (
-            lambda mu, threshold: active_units(mu, threshold).sum(),
-            "This is how many are in use. Which ones is asked: True or False for each latent, (D,).",
-        ),
-        (
-            lambda mu, threshold: active_units(mu, threshold).float().mean(),
-            "This is the share that is in use. Which ones is asked: True or False for each latent, (D,).",
-        ),
-        (
-            lambda mu, threshold: mu.var(0),
-            "These are the variances. Compare them with the threshold: True or False for each latent.",
-        ),
-        (
-            lambda mu, threshold: active_units(mu, threshold).nonzero().flatten(),
+            lambda mu, least: active_units(mu, least).nonzero().flatten(),
             "These are the places of the active ones. True or False for each latent is asked, (D,).",
-        ),
-        (
-            lambda mu, threshold: mu.abs() > threshold,
-            "You compare each mean by itself, (N, D). Whether a latent moves shows over the data: one value for each.",
-        ),
-        (
-            mask_of(lambda mu: mu.var(0).square()),
-            "You square the variance. `var` is squared already.",
-        ),
-        (
-            lambda mu, threshold: torch.ones(mu.shape[1]),
-            "All latents are active in yours, whatever the data. Compare the variance over the examples.",
         ),
     ],
 )
@@ -626,18 +427,33 @@ ACTIVE_UNITS = Exercise(
 
 
 def spherical_interpolation(a: Tensor, b: Tensor, t: float) -> Tensor:
-    # The angle ω is that between the directions of a and b. Shoemake 1985. As ω → 0 the weights become 1 − t and t.
-    cosine = (a / a.norm()) @ (b / b.norm())
+    # ω is the angle between the directions of a and b. Shoemake 1985. As ω → 0 the weights become 1 − t and t.
+    cosine = a.double() @ b.double() / (a.double().norm() * b.double().norm())  # acos loses half of the digits near ±1
     omega = cosine.clamp(-1, 1).acos()
-    if omega.sin() < 1e-4:
+    if not omega.sin() > 1e-6:  # parallel or opposite, or one of them 0: no plane to turn in
         return (1 - t) * a + t * b
     return (((1 - t) * omega).sin() * a + (t * omega).sin() * b) / omega.sin()
+
+
+Cosine = Callable[[Tensor, Tensor], Tensor]
+COSINES = [
+    lambda a, b: a @ b / (a.norm() * b.norm()),
+    lambda a, b: (a / a.norm()) @ (b / b.norm()),
+    lambda a, b: cosine_similarity(a, b, dim=0),
+]
 
 
 def ends_of_arcs(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
     def draw(n_latents: int, t: float, scale: float = 1.0) -> tuple[Tensor, Tensor, float]:
         a, b = (torch.randn(n_latents, generator=generator) for _ in range(2))
         return a, scale * b, t
+
+    def parallel(n_latents: int, cosine: Cosine, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
+        """Vectors whose cosine is rounded to a number above 1, as that of every fifth pair is."""
+        a = torch.randn(n_latents, generator=generator)
+        while cosine(a.to(dtype), 2 * a.to(dtype)) <= 1:
+            a = torch.randn(n_latents, generator=generator)
+        return a, 2 * a, 0.25
 
     a = torch.randn(4, generator=generator)
     return [
@@ -654,6 +470,7 @@ def ends_of_arcs(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
         (a, a + 0.3 * torch.randn(4, generator=generator), 0.6),
         (torch.tensor([2.0, 0.0, 0.0]), torch.tensor([6.0, 0.0, 0.0]), 0.25),  # parallel
         (torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), 0.5),  # the same
+        *[parallel(n, *by) for n in (3, 16) for by in product(COSINES, (torch.float32, torch.float64))],
     ]
 
 
@@ -665,65 +482,56 @@ def straight(a: Tensor, b: Tensor, t: float) -> Tensor:
     return (1 - t) * a + t * b
 
 
-def by_weights(weights: Callable[[Tensor, float], tuple]) -> Callable[..., Tensor]:
-    """Other weights of a and b than those of the arc; the straight line where a and b are parallel."""
-
-    def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
-        omega = angle(a, b)
-        if omega.sin() < 1e-4:
-            return straight(a, b, t)
-        of_a, of_b = weights(omega, t)
-        return of_a * a + of_b * b
-
-    return interpolate
-
-
 def arc_weights(omega: Tensor, t: float) -> tuple[Tensor, Tensor]:
     return ((1 - t) * omega).sin() / omega.sin(), (t * omega).sin() / omega.sin()
 
 
-def with_angle(of: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    """The arc's weights for another angle; the straight line where its sine is 0."""
+def slerp(of: Cosine = angle, weights: Callable[[Tensor, float], tuple] = arc_weights) -> Callable[..., Tensor]:
+    """Another angle than that between a and b, or other weights; the straight line where they are parallel."""
 
     def interpolate(a: Tensor, b: Tensor, t: float) -> Tensor:
-        omega = of(a, b)
-        if omega.sin().abs() < 1e-4:
+        if angle(a, b) < 1e-3:
             return straight(a, b, t)
-        of_a, of_b = arc_weights(omega, t)
+        of_a, of_b = weights(of(a, b), t)
         return of_a * a + of_b * b
 
     return interpolate
 
 
-def without_parallel(a: Tensor, b: Tensor, t: float) -> Tensor:
-    of_a, of_b = arc_weights(angle(a, b), t)
+def without_clamp(cosine: Cosine, a: Tensor, b: Tensor, t: float) -> Tensor:
+    omega = cosine(a, b).acos()
+    return straight(a, b, t) if omega.sin() < 1e-3 else without_parallel(cosine, a, b, t)
+
+
+def without_parallel(cosine: Cosine, a: Tensor, b: Tensor, t: float) -> Tensor:
+    of_a, of_b = arc_weights(cosine(a, b).acos(), t)
     return of_a * a + of_b * b
 
 
-def guarded_by(small: float, a: Tensor, b: Tensor, t: float) -> Tensor:
+def with_small_constant(a: Tensor, b: Tensor, t: float) -> Tensor:
     omega = angle(a, b)
-    return (((1 - t) * omega).sin() * a + (t * omega).sin() * b) / (omega.sin() + small)
+    return (((1 - t) * omega).sin() * a + (t * omega).sin() * b) / (omega.sin() + 1e-8)
 
 
-def with_product(dtype: torch.dtype, a: Tensor, b: Tensor, t: float) -> Tensor:
-    """acos of a·b for the angle, the straight line where it is 0. Where it is π, sin ω is what rounding leaves of 0."""
-    a, b = a.to(dtype), b.to(dtype)
-    omega = (a @ b).clamp(-1, 1).acos()
-    if omega < 1e-4:
-        return straight(a, b, t)
-    of_a, of_b = arc_weights(omega, t)
+def by_product(a: Tensor, b: Tensor, t: float, *, angle: Callable[[Tensor], Tensor], least: float) -> Tensor:
+    """a·b in the place of the cosine; the straight line for angles up to `least`."""
+    omega = angle(a @ b)
+    of_a, of_b = (1 - t, t) if omega <= least else arc_weights(omega, t)
     return of_a * a + of_b * b
 
 
-def direction_of_arc(a: Tensor, b: Tensor, t: float) -> Tensor:
-    return spherical_interpolation(normalize(a, dim=0), normalize(b, dim=0), t)
-
-
-ANGLE_OF_PRODUCT = (
+NOT_OF_LENGTH_ONE = (
     "You take acos of a·b without dividing by the lengths. That is the angle only where both have length 1; divide "
     "each by its norm first."
 )
-NOT_DIVIDED = "The division by sin ω is missing: at t = 0 the weight of a has to be 1."
+NOT_CLAMPED = (
+    "acos of a cosine that rounding has brought above 1 is {yours}: that happens to parallel vectors. `.clamp(-1, 1)` "
+    "comes before it."
+)
+NOT_STRAIGHT = (
+    "Right until a and b are parallel: sin ω is 0 there (or the cosine is rounded above 1), and you get {yours}. As "
+    "ω → 0 the weights become 1 − t and t, the straight line."
+)
 OF_LENGTH_ONE = (
     "You give a vector of length 1: only the direction is right. Normalise for the angle; the weights are applied to a "
     "and b as they are."
@@ -733,7 +541,8 @@ SPHERICAL_INTERPOLATION = Exercise(
     reference=spherical_interpolation,
     statement="Spherical interpolation from a to b, (D,) each, at the number t in [0, 1] (Shoemake 1985): the weighted "
     "sum of a and b whose weights, for vectors of the same length, turn a towards b by t times the angle ω between "
-    "them. The same weights serve where the lengths differ; parallel vectors are joined by the straight line.",
+    "them. The same weights serve where the lengths differ; parallel vectors are joined by the straight line. Neither "
+    "is 0, and they are never opposite.",
     nudge="ω is the angle between the directions, a/|a| and b/|b|. At t the arc has turned by tω, and (1 − t)ω are "
     "left: write the point as a combination of a and b, with sines.",
     right="parallel vectors included. Between ends of the same length it keeps that length; the straight line passes "
@@ -742,72 +551,30 @@ SPHERICAL_INTERPOLATION = Exercise(
     atol=1e-4,  # acos loses half of the digits where the vectors are nearly parallel
     rtol=1e-3,
     wrong=[
-        (
-            straight,
-            "This is the straight line. It passes nearer to 0 than both ends do, where a prior of many latents has "
-            "hardly any mass: turn instead.",
-        ),
-        (with_angle(lambda a, b: (a @ b).clamp(-1, 1).acos()), ANGLE_OF_PRODUCT),
-        (with_angle(lambda a, b: (a @ b).acos()), ANGLE_OF_PRODUCT),
-        *[(partial(with_product, dtype), ANGLE_OF_PRODUCT) for dtype in (torch.float32, torch.float64)],
-        (
-            with_angle(lambda a, b: (a @ b / a.norm()).clamp(-1, 1).acos()),
-            "You divide a·b by one of the lengths alone. The cosine of the angle is a·b / |a||b|.",
-        ),
-        (
-            with_angle(lambda a, b: (a @ b / (a.norm() * b.norm()) ** 2).clamp(-1, 1).acos()),
-            "You divide a·b by the squares of the lengths. The cosine of the angle is a·b / |a||b|.",
-        ),
-        (
-            with_angle(lambda a, b: cosine_similarity(a, b, dim=0)),
-            "You take the cosine for the angle. acos of it is the angle.",
-        ),
-        (
-            with_angle(lambda a, b: 1 - cosine_similarity(a, b, dim=0)),
-            "You take 1 − cosine for the angle. acos of the cosine is the angle.",
-        ),
-        (
-            with_angle(lambda a, b: angle(a, b).rad2deg()),
-            "Your angle is in degrees, and `sin` takes radians.",
-        ),
-        (
-            with_angle(lambda a, b: cosine_similarity(a, b, dim=0).clamp(-1, 1).asin()),
-            "You take asin of the cosine. The angle is acos of it.",
-        ),
-        (
-            lambda a, b, t: spherical_interpolation(a, b, 1 - t),
-            "t and 1 − t are exchanged: at t = 0 it has to be a, and yours is b.",
-        ),
-        (
-            direction_of_arc,
-            OF_LENGTH_ONE,
-        ),
+        (straight, "This is the straight line. It passes nearer to 0 than the ends do: turn instead."),
+        (partial(by_product, angle=lambda product: product.acos(), least=-1.0), NOT_OF_LENGTH_ONE),
+        (partial(by_product, angle=lambda product: product.clamp(-1, 1).acos(), least=-1.0), NOT_OF_LENGTH_ONE),
+        (partial(by_product, angle=lambda product: product.clamp(-1, 1).acos(), least=1e-4), NOT_OF_LENGTH_ONE),
+        (slerp(lambda a, b: (a @ b / a.norm()).clamp(-1, 1).acos()), "You divide a·b by one length alone, not both."),
+        (slerp(lambda a, b: cosine_similarity(a, b, dim=0)), "You take the cosine for the angle, which is acos of it."),
+        (slerp(lambda a, b: angle(a, b).rad2deg()), "Your angle is in degrees, and `sin` takes radians."),
+        (slerp(lambda a, b: cosine_similarity(a, b, dim=0).clamp(-1, 1).asin()), "The angle is acos of the cosine."),
+        (lambda a, b, t: spherical_interpolation(a, b, 1 - t), "t and 1 − t are exchanged: yours begins with b."),
+        (lambda a, b, t: spherical_interpolation(normalize(a, dim=0), normalize(b, dim=0), t), OF_LENGTH_ONE),
         (lambda a, b, t: normalize(spherical_interpolation(a, b, t), dim=0), OF_LENGTH_ONE),
         (lambda a, b, t: normalize(straight(a, b, t), dim=0), OF_LENGTH_ONE + " And yours is the straight line's."),
-        (
-            lambda a, b, t: direction_of_arc(a, b, t) * ((1 - t) * a.norm() + t * b.norm()),
-            "You interpolate direction and length apart. That is a way, too; here the arc's weights are applied to a "
-            "and b as they are, which differs where their lengths do.",
-        ),
         (
             lambda a, b, t: normalize(straight(a, b, t), dim=0) * ((1 - t) * a.norm() + t * b.norm()),
             "You stretch the straight line to the length of the arc. It then turns fast in the middle and slowly at "
             "the ends: the weights are those of sines, (1 − t)ω and tω.",
         ),
+        (slerp(weights=lambda o, t: (((1 - t) * o).sin(), (t * o).sin())), "The division by sin ω is missing."),
         (
-            by_weights(lambda omega, t: (((1 - t) * omega).sin(), (t * omega).sin())),
-            NOT_DIVIDED,
-        ),
-        (
-            lambda a, b, t: ((1 - t) * angle(a, b)).sin() * a + (t * angle(a, b)).sin() * b,
-            NOT_DIVIDED + " And parallel vectors need the straight line.",
-        ),
-        (
-            by_weights(lambda omega, t: (((1 - t) * omega).sin() / omega, (t * omega).sin() / omega)),
+            slerp(weights=lambda o, t: (((1 - t) * o).sin() / o, (t * o).sin() / o)),
             "You divide by ω. The weights are divided by sin ω, so that at t = 0 the weight of a is 1.",
         ),
         (
-            by_weights(lambda omega, t: ((t * omega).cos(), (t * omega).sin())),
+            slerp(weights=lambda o, t: ((t * o).cos(), (t * o).sin())),
             "cos(tω) a + sin(tω) b is an arc only where b stands at a right angle to a. For other angles: sines of "
             "(1 − t)ω and tω over sin ω.",
         ),
@@ -821,35 +588,11 @@ SPHERICAL_INTERPOLATION = Exercise(
             "√(1 − t) and √t keep the length of vectors at a right angle. The angle of these a and b does not appear, "
             "and the turn is not even.",
         ),
+        *[(partial(without_clamp, cosine), NOT_CLAMPED) for cosine in COSINES],
+        *[(partial(without_parallel, cosine), NOT_STRAIGHT) for cosine in COSINES],
+        (with_small_constant, "A small constant in the denominator makes {yours} of parallel vectors."),
         (
-            by_weights(lambda omega, t: (1 - (t * omega).sin() / omega.sin(), (t * omega).sin() / omega.sin())),
-            "Your weights sum to 1, so the point lies on the straight line. a has a weight of its own: sin((1 − t)ω) / "
-            "sin ω.",
-        ),
-        (
-            by_weights(lambda omega, t: ((t * omega).cos(), ((1 - t) * omega).cos())),
-            "You have cosines where sines belong: that is right for a right angle alone. At t = 0 the weight of b has "
-            "to be 0.",
-        ),
-        (
-            by_weights(lambda omega, t: tuple(reversed(arc_weights(omega, t)))),
-            "t and 1 − t are exchanged: at t = 0 it has to be a, and yours is b.",
-        ),
-        (
-            without_parallel,
-            "Right until a and b are parallel: sin ω is 0 there, and you get {yours}. As ω → 0 the weights become "
-            "1 − t and t, the straight line.",
-        ),
-        *[
-            (
-                lambda a, b, t, small=small: guarded_by(small, a, b, t),
-                "A small constant in the denominator makes {yours} of parallel vectors. Their weights become 1 − t and "
-                "t: a case of its own.",
-            )
-            for small in (1e-6, 1e-7, 1e-8, 1e-10, 1e-12)
-        ],
-        (
-            lambda a, b, t: a if angle(a, b).sin() < 1e-4 else spherical_interpolation(a, b, t),
+            lambda a, b, t: a if angle(a, b) < 1e-3 else spherical_interpolation(a, b, t),
             "Where a and b are parallel you return a. They may differ in length: take the straight line there.",
         ),
     ],
@@ -896,10 +639,7 @@ ATTRIBUTE_VECTOR = Exercise(
     "cancels.",
     inputs=labelled_latents,
     wrong=[
-        (
-            lambda z, has: -attribute_vector(z, has),
-            "The sign is turned: yours takes the attribute away. From those without to those with.",
-        ),
+        (lambda z, has: -attribute_vector(z, has), "The sign is turned: yours takes the attribute away."),
         (
             lambda z, has: z[has].mean(0) - z.mean(0),
             "You subtract the mean of all images. The attribute is partly in there already, so the step is too short: "
@@ -910,25 +650,14 @@ ATTRIBUTE_VECTOR = Exercise(
             "You begin with the mean of all images. Those without the attribute are in there as well, so the step is "
             "too short: the mean of those with it.",
         ),
-        (
-            of_groups(lambda z: z.sum(0)),
-            "These are sums: the larger group wins. Each group counts by its mean.",
-        ),
+        (of_groups(lambda z: z.sum(0)), "These are sums: the larger group wins. Each group counts by its mean."),
         (
             lambda z, has: (z[has].sum(0) - z[~has].sum(0)) / len(z),
             "You divide both sums by N (a mean over rows set to 0 does that, too). Each group has a size of its own: "
             "`z[has]` picks its rows.",
         ),
         (
-            lambda z, has: (z[has].sum(0) - z[~has].sum(0)) / has.sum(),
-            "You divide both sums by the number with the attribute. The others have a number of their own.",
-        ),
-        (
             of_groups(lambda z: z.median(0).values),
-            "You take medians. On average z + v should land on the other group: that is the difference of means.",
-        ),
-        (
-            of_groups(lambda z: z.quantile(0.5, dim=0)),
             "You take medians. On average z + v should land on the other group: that is the difference of means.",
         ),
         (
@@ -936,53 +665,18 @@ ATTRIBUTE_VECTOR = Exercise(
             "You cut it to length 1. How far the groups lie apart is part of the answer: a full step adds the "
             "attribute once.",
         ),
-        (
-            lambda z, has: attribute_vector(z, has) / 2,
-            "This is half of the way. Added to the mean of those without, it should reach the mean of those with.",
-        ),
-        (
-            lambda z, has: z[has].mean(0),
-            "This is the mean of those with the attribute alone. It also holds what all images share: subtract the "
-            "mean of the others.",
-        ),
-        (
-            lambda z, has: z[has].mean(0) + z[~has].mean(0),
-            "You add the means. What leads from one group to the other is their difference.",
-        ),
-        (
-            lambda z, has: attribute_vector(z, has) / z.std(0),
-            "You divide by the standard deviation. The step is to be made in z as it is.",
-        ),
-        (
-            lambda z, has: attribute_vector(z, has).abs(),
-            "You take absolute values. A direction has signs: without them it leads elsewhere.",
-        ),
-        (
-            lambda z, has: attribute_vector(z, has).norm(),
-            "This is the distance of the two means. The vector itself is asked, (D,).",
-        ),
-        (
-            lambda z, has: attribute_vector(z, has).mean(),
-            "You average over the latents as well. One number for each latent is asked, (D,): mean over dimension 0.",
-        ),
+        (lambda z, has: attribute_vector(z, has) / 2, "This is half of the way from one mean to the other."),
+        (lambda z, has: z[has].mean(0), "This is the mean of those with it. Subtract the mean of the others."),
+        (lambda z, has: z[has].mean(0) + z[~has].mean(0), "You add the means. Their difference is what leads across."),
         (
             lambda z, has: z[has.long()].mean(0) - z[1 - has.long()].mean(0),
             "has was made a number, so it picks rows 0 and 1 again and again. As bool it picks the rows where it is "
             "True.",
         ),
         (
-            lambda z, has: z[has][0] - z[~has][0],
-            "You compare one image of each group. They differ in much else; the means of the groups differ in what "
-            "the attribute changes.",
-        ),
-        (
             lambda z, has: ((z - z.mean(0)) * (has.float() - has.float().mean())[:, None]).mean(0),
             "This is the covariance of z with the attribute. Divided by the variance of `has` it would be the "
             "difference of means; without, rare attributes look small.",
-        ),
-        (
-            lambda z, has: z + attribute_vector(z, has),
-            "These are the moved latents. The vector itself is asked, (D,).",
         ),
     ],
 )
@@ -1011,6 +705,10 @@ def weighted_draws(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(6, 3, 2, shift=-2000.0),
         draw(6, 3, 2, shift=500.0),
         (torch.tensor([[0.0, -2000.0], [-1.0, -2001.0]]), torch.rand(2, 2, 3, generator=generator)),  # far apart
+        (
+            torch.tensor([[-1000.0, 500.0, -2.0], [0.0, -2000.0, -math.inf], [-3000.0, 2.0, -1.0]]),
+            torch.rand(3, 3, 2, generator=generator),
+        ),
     ]
 
 
@@ -1019,16 +717,11 @@ def by_shares(share: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], T
     return lambda log_w, values: (share(log_w)[:, :, None] * values).sum(0)
 
 
-def shares_by_one_maximum(log_w: Tensor, small: float = 0.0) -> Tensor:
-    w = (log_w - log_w.max()).exp()
+def shares_shifted(log_w: Tensor, by: Callable[[Tensor], Tensor], small: float = 0.0) -> Tensor:
+    w = (log_w - by(log_w)).exp()
     return w / (w.sum(0) + small)
 
 
-ONE_MAXIMUM_OF_SHARES = (
-    "You take out the largest log-weight of the whole table before exp. For an example whose draws all lie far below "
-    "it, every exp underflows to 0 and you get {yours}: take the largest of each example, not of the whole batch (over "
-    "dimension 0)."
-)
 UNDERFLOWING_SHARES = (
     "Right for small log-weights; exp underflows to 0 at −2000 nats (or overflows), and 0/0 makes {yours}. `softmax` "
     "takes the largest out first, which changes no share."
@@ -1037,8 +730,8 @@ UNDERFLOWING_SHARES = (
 IMPORTANCE_MEAN = Exercise(
     reference=importance_mean,
     statement="Importance resampling: k draws for each of B examples, log_w (k, B) their log-weights up to a constant "
-    "of each example, values (k, B, D) what each draw stands for, such as pixels. The self-normalised mean of the "
-    "values, (B, D).",
+    "of each example, numbers of some thousands or −inf, values (k, B, D) what each draw stands for, such as pixels. "
+    "The self-normalised mean of the values, (B, D).",
     nudge="The weights are known up to a factor for each example, which is why they have to be divided by something. "
     "By what, so that draws that all agree on a value give that value?",
     right="log-weights of −2000 included. A constant added to the log-weights of an example changes nothing.",
@@ -1051,102 +744,47 @@ IMPORTANCE_MEAN = Exercise(
             "The weights are not normalised: draws that all agree on a value would not give that value. Divide by the "
             "sum of the weights of the same example.",
         ),
+        (by_shares(lambda w: w.exp() / len(w)), "You average w · value. Divide by the sum of the weights, not by k."),
+        (lambda w, x: x.mean(0), "The weights do not appear: a draw that explains nothing of x counts as much as any."),
         (
-            by_shares(lambda log_w: log_w.exp() / len(log_w)),
-            "You average w · value. That needs weights whose mean is 1; these are known up to a constant, so divide by "
-            "their own sum.",
-        ),
-        (
-            lambda log_w, values: values.mean(0),
-            "The weights do not appear: this is the plain mean. A draw that explains nothing of x would count as much "
-            "as one that explains it.",
-        ),
-        (
-            by_shares(lambda log_w: log_w.softmax(1)),
+            by_shares(lambda w: w.softmax(1)),
             "Your weights sum to 1 over the examples, dimension 1. The k draws of one example, dimension 0, share "
             "its 1.",
         ),
         (
-            by_shares(lambda log_w: log_w.flatten().softmax(0).view_as(log_w)),
+            by_shares(lambda w: w.flatten().softmax(0).view_as(w)),
             "Your weights sum to 1 over the whole table. Each example shares out its own 1 among its k draws, "
             "dimension 0.",
         ),
         *[
-            (by_shares(lambda log_w, small=small: shares_by_one_maximum(log_w, small)), ONE_MAXIMUM_OF_SHARES)
-            for small in (0.0, 1e-8, 1e-10, 1e-12, 1e-20)
+            (by_shares(lambda w, by=by: shares_shifted(w, by)), WRONG_SHIFT)
+            for by in (torch.max, torch.mean, lambda w: w.mean(0), lambda w: w.amin(0))
         ],
-        (by_shares(lambda log_w: log_w.exp() / log_w.exp().sum(0)), UNDERFLOWING_SHARES),
-        (by_shares(lambda log_w: log_w.double().exp() / log_w.double().exp().sum(0)), UNDERFLOWING_SHARES),
+        *[(by_shares(lambda w, c=small: shares_shifted(w, torch.max, c)), WRONG_SHIFT) for small in SMALL],
+        (by_shares(lambda w: w.exp() / w.exp().sum(0)), UNDERFLOWING_SHARES),
+        (by_shares(lambda w: w.double().exp() / w.double().exp().sum(0)), UNDERFLOWING_SHARES),
         *[
             (
-                by_shares(lambda log_w, small=small: log_w.exp() / (log_w.exp().sum(0) + small)),
+                by_shares(lambda w, c=small: w.exp() / (w.exp().sum(0) + c)),
                 "A small constant in the denominator: where all weights underflow, the mean becomes {yours}. Take the "
                 "largest log-weight out first (`softmax`), and no constant is needed.",
             )
-            for small in (1e-6, 1e-8, 1e-10, 1e-12, 1e-20)
+            for small in SMALL
         ],
         (
-            by_shares(lambda log_w: log_w / log_w.sum(0)),
+            by_shares(lambda w: w / w.sum(0)),
             "You share out the log-weights themselves, without exp. Their constant is arbitrary, so these shares mean "
             "nothing; the larger in size, the less a draw explains.",
         ),
-        (by_shares(lambda log_w: log_w), "You multiply with the log-weights. exp makes weights of them; then divide."),
+        (by_shares(lambda w: (-w).softmax(0)), "The sign of the log-weights is turned: the worst draw counts most."),
         (
-            by_shares(lambda log_w: log_w.log_softmax(0)),
-            "You multiply with the logarithms of the shares. exp is missing: `softmax`.",
-        ),
-        (
-            by_shares(lambda log_w: (-log_w).softmax(0)),
-            "The sign of the log-weights is turned: the worst draw counts most in yours.",
-        ),
-        (
-            by_shares(lambda log_w: log_w.softmax(0) / len(log_w)),
+            by_shares(lambda w: w.softmax(0) / len(w)),
             "You normalise and then divide by k again (a `mean` in the place of a `sum`). The shares sum to 1 already.",
         ),
-        *[
-            (by_shares(best), "You take the best draw alone. Every draw counts, by its share of the weights.")
-            for best in (
-                lambda log_w: (log_w == log_w.amax(0)) / 1.0,
-                lambda log_w: one_hot(log_w.argmax(0), len(log_w)).T,
-            )
-        ],
-        (
-            by_shares(lambda log_w: log_w.sigmoid() / log_w.sigmoid().sum(0)),
-            "You use a sigmoid. A weight is exp(log_w), and their shares are a softmax.",
-        ),
-        (
-            by_shares(lambda log_w: (log_w / 2).softmax(0)),
-            "You take the roots of the weights. They count as they are.",
-        ),
-        (
-            by_shares(lambda log_w: (2 * log_w).softmax(0)),
-            "You square the weights. They count as they are.",
-        ),
-        (
-            lambda log_w, values: (log_w.softmax(0)[:, :, None] * values).sum(1),
-            "You sum over the examples, dimension 1. The draws lie along dimension 0; one row for each example "
-            "remains.",
-        ),
-        (
-            lambda log_w, values: log_w.softmax(0)[:, :, None] * values,
-            "These are the weighted draws, (k, B, D). Their sum over the draws is asked.",
-        ),
-        (
-            lambda log_w, values: importance_mean(log_w, values).mean(0),
-            "This is the mean over the examples as well. Each has its own: (B, D).",
-        ),
-        (
-            lambda log_w, values: importance_mean(log_w, values).sum(0),
-            "You sum over the examples as well. Each has its own mean: (B, D).",
-        ),
-        (
-            lambda log_w, values: log_w.softmax(0),
-            "These are the shares of the draws, (k, B). Weigh the values with them.",
-        ),
-        (
-            lambda log_w, values: values.quantile(0.5, dim=0),
-            "You take the median of the draws, and the weights do not appear.",
-        ),
+        (by_shares(lambda w: one_hot(w.argmax(0), len(w)).T), "You take the best draw alone. Every draw counts."),
+        (lambda w, x: (w.softmax(0)[:, :, None] * x).sum(1), "You sum over the examples. Draws lie along dimension 0."),
+        (lambda w, x: w.softmax(0)[:, :, None] * x, "These are the weighted draws. Their sum over the draws is asked."),
+        (lambda w, x: w.softmax(0), "These are the shares of the draws, (k, B). Weigh the values with them."),
     ],
 )
 
@@ -1217,34 +855,11 @@ STRAIGHT_THROUGH = Exercise(
         ),
         (lambda z, code: code + z.detach() - z, TURNED_AND_ALSO_TO_THE_CODE),
         (lambda z, code: z.detach() + (code - z), TURNED_AND_ALSO_TO_THE_CODE),
-        (
-            lambda z, code: 2 * z + (code - 2 * z).detach(),
-            "The gradient comes back to z doubled. It should pass as if z itself had been passed on.",
-        ),
-        (
-            lambda z, code: (z + code) / 2 + ((code - z) / 2).detach(),
-            "Half of the gradient goes to z and half to the code. All of it belongs to z.",
-        ),
+        (lambda z, code: 2 * z + (code - 2 * z).detach(), "The gradient comes back to z doubled. It passes unchanged."),
         (lambda z, code: z * 1, VALUE_OF_Z),
         (lambda z, code: code + (z - code).detach(), VALUE_OF_Z),
-        (
-            lambda z, code: z - (code - z).detach(),
-            "You subtract code − z, and land on the other side of z. z + (code − z) is the code.",
-        ),
-        (
-            lambda z, code: z + code.detach(),
-            "You add the code to z. What has to be added is the difference, code − z.",
-        ),
+        (lambda z, code: z - (code - z).detach(), "You subtract code − z, and land on the other side of z."),
         (lambda z, code: code - z, "This is the way from z to the code. Start from z: z + (code − z)."),
-        (
-            lambda z, code: (z + code) / 2,
-            "This is the middle between z and the code. The decoder has to see the code itself.",
-        ),
-        (
-            lambda z, code: (z - code.detach()).square() + (z.detach() - code).square(),
-            "These are the terms of the loss that draw codes and encodings together. What is passed on to the decoder "
-            "is asked.",
-        ),
     ],
 )
 
