@@ -182,7 +182,8 @@ def states(generator: Generator, *shape: int) -> Tensor:
     return (torch.rand(shape, generator=generator) < 0.5).float()
 
 
-FIRST_MACHINE = (torch.tensor([[0.0, 2.0], [1.0, -1.0]]), torch.tensor([1.0, -1.0]), torch.tensor([0.5, -2.0]))
+def first_machine() -> tuple[Tensor, Tensor, Tensor]:
+    return torch.tensor([[0.0, 2.0], [1.0, -1.0]]), torch.tensor([1.0, -1.0]), torch.tensor([0.5, -2.0])
 
 
 def machines(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -190,7 +191,7 @@ def machines(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]
         return states(generator, batch, n_visible), *machine(generator, n_visible, n_hidden, scale)
 
     return [
-        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), *FIRST_MACHINE),
+        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), *first_machine()),
         draw(4, 4, 4),
         draw(3, 5, 2),
         draw(2, 3, 6),
@@ -361,7 +362,7 @@ def chains(generator: Generator) -> list[tuple[Tensor, ...]]:
 
     u_h, u_v = torch.tensor([[0.9, 0.6], [0.7, 0.1]]), torch.tensor([[0.8, 0.2], [0.6, 0.4]])
     return [
-        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), *FIRST_MACHINE, u_h, u_v),
+        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), *first_machine(), u_h, u_v),
         draw(50, 6, 6),
         draw(20, 8, 3),
         draw(20, 4, 10),
@@ -536,7 +537,7 @@ def phases(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         W, _, c = machine(generator, n_visible, n_hidden, scale)
         return states(generator, batch, n_visible), states(generator, n_negative, n_visible), W, c
 
-    W, _, c = FIRST_MACHINE
+    W, _, c = first_machine()
     return [
         (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]]), W, c),
         draw(4, 4, 4, 4),
