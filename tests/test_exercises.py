@@ -2428,6 +2428,10 @@ def total(x):
     return x.sum()
 
 
+def surprisal(x):
+    return -8 * x.log()
+
+
 def exercise_of(reference) -> Exercise:
     return Exercise(reference, "Statement.", "Nudge.", "all of them.", wrong=[], inputs=some_matrices)
 
@@ -2462,6 +2466,8 @@ DETECTED = [
     (moments, lambda x: moments(x) * 3, "3 times the reference"),
     (moments, lambda x: moments(x) + math.log(2 * math.pi) / 2, "½ log 2π"),
     (moments, lambda x: moments(x) - 0.25, "the reference -0.25"),
+    (surprisal, lambda x: -(x.pow(8) + 1e-8).log(), "such a ceiling"),
+    (surprisal, lambda x: -x.pow(8).clamp(min=1e-5).log(), "such a ceiling"),
     (moments, lambda x: moments(x) // 1, "whole numbers"),
     (moments, lambda x: moments(x).bfloat16(), "16-bit numbers"),
     (moments, lambda x: moments(x) + 1e-3 * x[:, 0], "small constant"),

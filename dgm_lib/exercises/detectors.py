@@ -16,6 +16,7 @@ from torch import Tensor
 from dgm_lib.exercises.values import close
 
 FLOAT32 = 1e-6  # relative: what a few operations lose
+LARGE = 4.0  # nats: −log of a probability that a small constant may hide
 NO_CONSTANT = 1e-3  # a distance as small as this is rounding, in 16 bits say, and not a term of a formula
 
 
@@ -253,6 +254,24 @@ def constant_offset(c: Comparison) -> Finding | None:
     return Finding(sentence, c)
 
 
+def ceiling(c: Comparison) -> Finding | None:
+    """Right for ordinary values, and too small in size wherever the true one is large."""
+    if any(a.shape != b.shape for a, b in zip(c.answers, c.expected)):
+        return None
+    answers, expected = (torch.cat([value.flatten() for value in values]) for values in (c.answers, c.expected))
+    wrong = ~close(answers, expected, c.atol, c.rtol)
+    sizes = expected.abs()
+    short = (answers.abs() < sizes)[wrong].all() and (answers * expected >= 0)[wrong].all()
+    if wrong.all() or not short or sizes[wrong].min() < max(LARGE, sizes[~wrong].median()):
+        return None
+    sentence = (
+        "Right for ordinary values; where the true one is large, yours stops short of it. A small constant or a clamp "
+        "inside a logarithm puts such a ceiling there, and beyond it no gradient is left. Stay with logarithms: then "
+        "none is needed."
+    )
+    return Finding(sentence, c)
+
+
 def nearly_right(c: Comparison) -> Finding | None:
     """Right to a few digits."""
     if any(a.shape != b.shape or not close(a, b, 3e-3, 1e-2).all() for a, b in zip(c.answers, c.expected)):
@@ -323,6 +342,7 @@ FINITE_DETECTORS = [
     whole_numbers,
     constant_factor,
     constant_offset,
+    ceiling,
     nearly_right,
 ]
 DETECTORS = [other_shape, not_finite, finite_for_infinite]

@@ -50,7 +50,8 @@ class Exercise:
     hold the fields {yours} and {expected}: the two numbers that are shown.
     inputs: the tuples of arguments to compare on, easy ones first, drawn with the generator given. Tensors are made
     there and not at import, when a notebook may have set another default device.
-    differentiate: names of arguments by which the gradients of the answer's sum have to agree too.
+    differentiate: names of arguments by which the gradients of the answer's sum have to agree too. numbers_too: whether
+    numbers that are no tensors (of numpy, of Python) are right all the same.
     """
 
     reference: Callable
@@ -62,6 +63,7 @@ class Exercise:
     atol: float = 1e-5
     rtol: float = 1e-5
     differentiate: tuple[str, ...] = ()
+    numbers_too: bool = False
 
     @property
     def name(self) -> str:
@@ -124,7 +126,9 @@ def _judge_function(exercise: Exercise, answer: object) -> Verdict:
         return _refusal(exercise, refusals[refused], inputs, refused)
     if slip := _unlike_itself(exercise, comparison, answer, answers):
         return slip
-    if exercise.differentiate and (slip := _gradient_slip(exercise, answer, inputs)):
+    tensors = any(isinstance(given.returned, Tensor) for given in answers.values())
+    by_gradients = exercise.differentiate and (tensors or not exercise.numbers_too)
+    if by_gradients and (slip := _gradient_slip(exercise, answer, inputs)):
         return slip
     return _verdict(exercise, "right", f"agrees with the reference on {len(inputs)} inputs, {exercise.right}")
 
