@@ -52,8 +52,7 @@ SCALE_PIXELS = Exercise(
     wrong=[
         (
             lambda x, levels: x / levels,
-            "You divide by the number of levels. Counting starts at 0, so the brightest level is levels − 1, and "
-            "with your scale no pixel ever becomes 1.",
+            "You divide by the number of levels. Counting starts at 0: the brightest, levels − 1, has to become 1.",
         ),
         (
             lambda x, levels: x / 255,
@@ -62,8 +61,7 @@ SCALE_PIXELS = Exercise(
         ),
         (
             lambda x, levels: x / 16,
-            "You always divide by 16. That is right for the 17 levels of the digits and for nothing else: the scale "
-            "has to follow `levels`.",
+            "16 is right for the 17 levels of the digits and for nothing else: the scale has to follow `levels`.",
         ),
         (
             lambda x, levels: x / levels - 1,
@@ -132,10 +130,6 @@ def without_its_maximum(logits: Tensor, labels: Tensor) -> Tensor:
     return ((logits - logits.amax(1, keepdim=True)).logsumexp(1) - label_logit(logits, labels)).mean()
 
 
-MAXIMUM_LOST = (
-    "The largest logit is subtracted in one place only. Taken out of the sum before exp, it has to be added back after "
-    "the log, or be taken off the label's logit as well."
-)
 LOG_OF_LOGITS = (
     "This is the logarithm of the logits, and they are no probabilities: they may be negative, where log gives nan. "
     "Their exp, divided by the sum of exp over the row, is a probability."
@@ -191,8 +185,7 @@ CROSS_ENTROPY = Exercise(
         ),
         (
             lambda logits, labels: -log_probability(logits, labels).mean() / logits.shape[1],
-            "You average over the K classes as well. Only the label's own term is there, once per example: divide "
-            "by B, not by B · K.",
+            "You average over the K classes as well: each example has one term, its label's. Divide by B, not B · K.",
         ),
         (
             lambda logits, labels: -log_probability(logits, labels).sum() / logits.shape[1],
@@ -224,8 +217,7 @@ CROSS_ENTROPY = Exercise(
         (lambda logits, labels: torch.distributions.Categorical(logits=logits).entropy().mean(), LABELS_UNUSED),
         (
             lambda logits, labels: -logits.log_softmax(0)[torch.arange(len(labels)), labels].mean(),
-            "Your probabilities sum to 1 down each column, over the batch. They have to sum to 1 along each row, "
-            "over the classes: dimension 1.",
+            "Your probabilities sum to 1 down each column. They have to along each row, over the classes: dimension 1.",
         ),
         (
             lambda logits, labels: -label_logit(logits.exp() / logits.exp().sum(1, keepdim=True), labels).log().mean(),
@@ -285,17 +277,12 @@ CROSS_ENTROPY_GRADIENT = Exercise(
         ),
         (
             lambda logits, labels: logits.softmax(1) - one_hot(logits, labels),
-            "This is the gradient of the sum over the batch. The loss is a mean over the B examples, so each row "
-            "counts 1/B.",
+            "This is the gradient of the sum over the batch. The loss is a mean over B examples: each row counts 1/B.",
         ),
         (
             lambda logits, labels: logits.softmax(1) / len(labels),
             "The labels do not appear in your gradient: this is the derivative of log Σ exp alone. −logit_label has "
             "a derivative too, at one place in each row.",
-        ),
-        (
-            lambda logits, labels: logits.softmax(1),
-            "This is the softmax itself. The labels do not appear in it yet, nor the 1/B of the mean.",
         ),
         (
             lambda logits, labels: -one_hot(logits, labels) / len(labels),
@@ -304,8 +291,7 @@ CROSS_ENTROPY_GRADIENT = Exercise(
         ),
         (
             lambda logits, labels: (logits.softmax(1) - one_hot(logits, labels)) / logits.numel(),
-            "You divide by B · K. The loss is a mean over the B examples only; an example's K logits all belong to "
-            "its one loss.",
+            "You divide by B · K. The loss is a mean over B examples: the K logits of one belong to its one loss.",
         ),
         (
             lambda logits, labels: (logits.softmax(1) - one_hot(logits, labels)) / logits.shape[1],
@@ -315,8 +301,7 @@ CROSS_ENTROPY_GRADIENT = Exercise(
         (lambda logits, labels: logits - one_hot(logits, labels), SOFTMAX_FORGOTTEN),
         (
             lambda logits, labels: (logits.softmax(0) - one_hot(logits, labels)) / len(labels),
-            "Your softmax runs down the columns, over the batch. Each example has its own distribution over the "
-            "classes: dimension 1.",
+            "Your softmax runs down the columns. Each example has its own distribution over the classes: dimension 1.",
         ),
         (
             one_from(lambda labels: (slice(None), labels)),
@@ -419,13 +404,11 @@ ACCURACY = Exercise(
         ),
         (
             lambda logits, labels: (logits.argmax(1) == labels).sum() // len(labels),
-            "Your values are only 0 and 1: a division `//` of integers rounds everything between down, and `all()` "
-            "asks whether all are right.",
+            "Only 0 and 1: a division `//` rounds everything between down, and `all()` asks whether all are right.",
         ),
         (
             lambda logits, labels: log_probability(logits, labels).exp().mean(),
-            "This is the mean probability of the label, which also counts how sure the model is. For the accuracy an "
-            "example is right or wrong.",
+            "This is the mean probability of the label. For the accuracy an example is right or wrong, however sure.",
         ),
     ],
 )
