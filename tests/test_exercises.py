@@ -1762,6 +1762,112 @@ def test_noise_of_ones_own_is_noticed(name, answer):
     assert "random numbers" in verdict.message
 
 
+# ---- what is right on easy inputs only -----------------------------------------------------------------------------
+
+
+def log_sum_exp_from(shift):
+    """Of −f, with something else than each row's largest term taken out before exp."""
+    return lambda f: (shift(f) - f).exp().sum(-1).log() - shift(f).squeeze(-1)
+
+
+def cross_entropy_from(shift):
+    return lambda a, y: ((a - shift(a)).exp().sum(1).log() + shift(a).squeeze(-1) - a[range(len(y)), y]).mean()
+
+
+def shares_from(shift):
+    return lambda e, T: normalised_naively((-(e - shift(e)) / T).exp())
+
+
+def responsibilities_from(shift):
+    def shares(x, weights, mu, sigma):
+        log_joint = weights.log() + Normal(mu, sigma).log_prob(x[:, None])
+        return normalised_naively((log_joint - shift(log_joint)).exp())
+
+    return shares
+
+
+def ais_from(shift):
+    return lambda w, base: (w - shift(w)).exp().mean().log() + shift(w).squeeze() + base
+
+
+SHIFTS = [torch.max, torch.mean, torch.min, lambda a: a.mean(-1, keepdim=True), lambda a: a[..., :1]]
+SHIFTED = [
+    ("log_partition", log_sum_exp_from, lambda f: f.amax(-1, keepdim=True)),
+    ("cross_entropy", cross_entropy_from, lambda a: a.amin(-1, keepdim=True)),
+    ("boltzmann_probabilities", shares_from, lambda e: e.amax(-1, keepdim=True)),
+    ("responsibilities", responsibilities_from, lambda a: a.amin(-1, keepdim=True)),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "opposite"), SHIFTED)
+def test_a_shift_by_another_maximum_than_the_rows_own_is_refused(name, written, opposite):
+    for shift in [*SHIFTS, opposite]:
+        assert judge(name, written(shift)).status == "wrong"
+    with_its_own = {"log_partition": torch.amin, "boltzmann_probabilities": torch.amin}.get(name, torch.amax)
+    assert judge(name, written(lambda a: with_its_own(a, -1, keepdim=True))).status == "right"
+
+
+@pytest.mark.parametrize("shift", [torch.mean, torch.min, torch.median, lambda w: w[0]])
+def test_ais_is_refused_where_another_weight_than_the_largest_is_taken_out(shift):
+    assert judge("ais_log_z", ais_from(shift)).status == "wrong"
+
+
+def hmm_with(table):
+    return lambda x, *tables: find("hmm_log_prob").reference(x, *map(table, tables))
+
+
+def markov_with(table):
+    return lambda x, *tables: find("markov_log_prob").reference(x, *map(table, tables))
+
+
+@pytest.mark.parametrize("small", [1e-6, 1e-8, 1e-10, 1e-12, 1e-20])
+def test_a_small_constant_or_a_clamp_in_a_logarithm_is_refused(small):
+    for name, written in (("hmm_log_prob", hmm_with), ("markov_log_prob", markov_with)):
+        assert judge(name, written(lambda table: table + small)).status == "wrong"
+        assert judge(name, written(lambda table: table.clamp(min=small))).status == "wrong"
+    for answer in (
+        lambda a, y: -(a.softmax(1) + small)[range(len(y)), y].log().mean(),
+        lambda a, y: -a.softmax(1).clamp(min=small)[range(len(y)), y].log().mean(),
+    ):
+        assert judge("cross_entropy", answer).status == "wrong"
+    assert judge("kl_divergence", lambda p, q: (p * ((p + small) / (q + small)).log()).sum(-1)).status == "wrong"
+    nce = lambda p, q, pn, qn: -((p - q).sigmoid() + small).log().mean() + F.softplus(pn - qn).mean()  # noqa: E731
+    assert judge("nce_loss", nce).status == "wrong"
+    assert judge("log_partition", lambda f: ((-f).exp() + small).sum(-1).log()).status == "wrong"
+
+
+def accuracy_of_ties(share):
+    def accuracy(logits, labels):
+        best = logits == logits.amax(1, keepdim=True)
+        return share(best, labels).double().mean()
+
+    return accuracy
+
+
+EASY_ONLY = [
+    ("accuracy", accuracy_of_ties(lambda best, y: best[range(len(y)), y])),
+    ("accuracy", accuracy_of_ties(lambda best, y: best[range(len(y)), y] / best.sum(1))),
+    ("accuracy", accuracy_of_ties(lambda best, y: best[range(len(y)), y] & (best.sum(1) == 1))),
+    ("accuracy", lambda a, y: (a.shape[1] - 1 - a.flip(1).argmax(1) == y).double().mean()),
+    ("fit_gaussian", lambda x: (x.mean(), (x.square().mean() - x.mean() ** 2).abs().sqrt())),
+    ("fit_gaussian", lambda x: (x.numpy().mean(), np.sqrt((x.numpy() ** 2).mean() - x.numpy().mean() ** 2))),
+    ("fit_gaussian", lambda x: (x.mean(), x.std(correction=0) if len(x) > 1 else torch.ones(()))),
+    ("markov_log_prob", lambda x, i, t: i[x[0]].log() + t[x[1:-1], x[2:]].log().sum()),
+    ("markov_log_prob", lambda x, i, t: i[x[0]].log() + (F.one_hot(x[1:], len(i)) * t[x[:-1]].log()).sum()),
+    ("boltzmann_probabilities", lambda e, T: normalised_naively((-e).softmax(-1) ** (1 / T))),
+    ("boltzmann_probabilities", lambda e, T: ((-e).softmax(-1).log() / T).softmax(-1)),
+    ("mala_log_ratio", lambda x, n, e, f, s, t, h: torch.log((-f).exp() / (-e).exp()) + (e - e)),
+    ("cross_entropy", lambda a, y: F.cross_entropy(a.detach(), y)),
+    ("cross_entropy", lambda a, y: 2 * F.cross_entropy(a, y) - F.cross_entropy(a.detach(), y)),
+    ("cross_entropy", lambda a, y: torch.tensor(F.cross_entropy(a, y).item())),
+]
+
+
+@pytest.mark.parametrize(("name", "answer"), EASY_ONLY)
+def test_what_is_right_on_easy_inputs_only_is_refused(name, answer):
+    assert judge(name, answer).status == "wrong"
+
+
 # ---- gradients -----------------------------------------------------------------------------------------------------
 
 
