@@ -1,4 +1,8 @@
-"""Calling a learner's function: what it returns, or one sentence about why there is nothing to compare."""
+"""Calling a learner's function: what it returns, or one sentence about why there is nothing to compare.
+
+It is called with copies, in float32 on the CPU with gradients on, whatever the notebook has set: so an exercise is the
+same on every machine, and after every cell.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
@@ -33,6 +38,15 @@ class Refused(Exception):
         self.status = status
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a function returned, its value as float64, and the very tensors that it was called with."""
+
+    returned: object
+    value: Tensor
+    arguments: tuple
+
+
 @contextmanager
 def quiet() -> Iterator[io.StringIO]:
     """A context whose prints are kept in the text it gives, and whose warnings go nowhere."""
@@ -42,20 +56,39 @@ def quiet() -> Iterator[io.StringIO]:
         yield printed
 
 
-def call(function: Callable, names: list[str], arguments: tuple) -> Tensor:
-    """What the function returns for copies of these arguments, as float64. Raises Refused if that is no value.
+@contextmanager
+def pinned() -> Iterator[None]:
+    """A context of float32 on the CPU with gradients on; what was set before comes back after it."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    try:
+        with on_cpu, torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def call(function: Callable, names: list[str], arguments: tuple) -> Answer:
+    """What the function returns for copies of these arguments. Raises Refused if that is no value.
 
     A parameter is given as one, a leaf that requires a gradient. Where that gives no value, it is given without: numpy
     refuses such a tensor, and a clone of it, which is no leaf, would collect no gradient.
     """
     _check_signature(function, names, arguments)
     try:
-        return _value(function, names, arguments)
-    except Refused:
-        if any(isinstance(value, Tensor) and value.requires_grad for value in arguments):
+        return _answer(function, names, arguments, parameters=True)
+    except Refused as refused:
+        parameters = any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
+        if parameters and refused.status != "wrong":
             with suppress(Refused):
-                return _value(function, names, _copies(arguments, parameters=False))
+                return _answer(function, names, arguments, parameters=False)
         raise
+
+
+def call_again(function: Callable, answer: Answer) -> Tensor:
+    """The value at a second call with the very same tensors. Raises Refused if that is no value."""
+    return _as_value(_returned(function, answer.arguments))
 
 
 def _copies(arguments: tuple, *, parameters: bool) -> tuple:
@@ -67,16 +100,24 @@ def _copies(arguments: tuple, *, parameters: bool) -> tuple:
     )
 
 
-def _value(function: Callable, names: list[str], arguments: tuple) -> Tensor:
-    copies = _copies(arguments, parameters=True)
+def _answer(function: Callable, names: list[str], arguments: tuple, *, parameters: bool) -> Answer:
+    copies = _copies(arguments, parameters=parameters)
+    returned = _returned(function, copies)
+    _check_unchanged(names, arguments, copies, parameters=parameters)
+    return Answer(returned, _as_value(returned), copies)
+
+
+def _returned(function: Callable, arguments: tuple) -> object:
     try:
-        result = function(*copies)
+        with pinned():  # at every call: an answer may switch gradients off and leave them so
+            returned = function(*arguments)
+    except Refused:
+        raise
     except Exception as error:  # whatever the learner's code raises is what we report
         raise _refusal_of(error, function) from None
-    if result is None or result is ...:
+    if returned is None or returned is ...:
         raise Refused("not attempted", _nothing_yet(function))
-    _check_unchanged(names, arguments, copies)
-    return _as_value(result)
+    return returned
 
 
 def _check_signature(function: Callable, names: list[str], arguments: tuple) -> None:
@@ -84,20 +125,31 @@ def _check_signature(function: Callable, names: list[str], arguments: tuple) -> 
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # functions written in C may have none
         return
+    wanted, found = ", ".join(names), ", ".join(signature.parameters)
+    exchanged = found != wanted and sorted(signature.parameters) == sorted(names)
     try:
         signature.bind(*arguments)
     except TypeError:
-        wanted, found = ", ".join(names), ", ".join(signature.parameters)
-        raise Refused("error", f"it is called with ({wanted}), but your function takes ({found}).") from None
+        exchanged = True
+    if exchanged:
+        raise Refused("error", f"it is called with ({wanted}), but your function takes ({found}).")
 
 
-def _check_unchanged(names: list[str], arguments: tuple, copies: tuple) -> None:
+def _check_unchanged(names: list[str], arguments: tuple, copies: tuple, *, parameters: bool) -> None:
     for name, before, after in zip(names, arguments, copies):
-        if isinstance(before, Tensor) and not _same(before, after):
+        if not isinstance(before, Tensor):
+            continue
+        if not _same(before, after):
             raise Refused(
                 "wrong",
                 f"your function changes its argument `{name}` in place, so the caller's tensor is no longer what it "
                 f"was. Use operations that return a new tensor (`x - 1` for `x -= 1`), or start from `{name}.clone()`.",
+            )
+        if parameters and before.requires_grad and not after.requires_grad:
+            raise Refused(
+                "wrong",
+                f"your function switches the gradient of its argument `{name}` off, and the caller could no longer "
+                f"train it. `{name}.detach()` is the same number without a gradient, and leaves `{name}` as it is.",
             )
 
 
@@ -135,18 +187,41 @@ def _does_something(function: Callable) -> bool:
     return any(step.opname.startswith(("CALL", "BINARY")) for step in dis.get_instructions(body))
 
 
-def _is_placeholder_error(error: Exception) -> bool:
-    """Whether a `...` that is still in the body met an operation, as in `probs = ...; probs.log()`."""
+def _is_untouched(error: Exception, function: Callable) -> bool:
+    """Whether the learner's own line says `raise NotImplementedError`, or a `...` still in the body met an operation.
+
+    torch raises NotImplementedError too, for softmax of integers: inside a call, and not by a `raise` of the learner's.
+    """
+    if isinstance(error, NotImplementedError):
+        last = error.__traceback__
+        while last.tb_next:
+            last = last.tb_next
+        steps = {step.offset: step.opname for step in dis.get_instructions(last.tb_frame.f_code)}
+        return _is_own(last.tb_frame, function) and steps.get(last.tb_lasti) == "RAISE_VARARGS"
     return isinstance(error, TypeError | AttributeError) and "ellipsis" in str(error).lower()
 
 
 # ---- exceptions ----------------------------------------------------------------------------------------------------
 
+REMEDIES = {  # a part of torch's message: what to do
+    r"not implemented for '(Bool|Byte|Char|Short|Int|Long)'": "That operation takes no whole numbers and no booleans: "
+    "make floats of them first (`.float()`), or are two arguments exchanged?",
+    "does not require grad and does not have a grad_fn|backward through the graph a second time": "If this is the "
+    "`backward` of training, leave it to the caller and return the value. To differentiate by an argument, make a leaf "
+    "of it first, `x.detach().requires_grad_()`, and ask `torch.autograd.grad`.",
+    "on the same device|is on cpu|device type": "The inputs of `check` lie on the CPU: give what you add to them their "
+    "device (`x.device`).",
+    "same dtype|expected scalar type|Input type": "The inputs of `check` are float32: give what you add to them their "
+    "dtype (`x.dtype`).",
+}
+
 
 def _refusal_of(error: Exception, function: Callable) -> Refused:
-    if isinstance(error, NotImplementedError) or _is_placeholder_error(error):
+    if _is_untouched(error, function):
         return Refused("not attempted", NOT_ATTEMPTED)
-    return Refused("error", f"{type(error).__name__}{_place(error, function)}. It says: {_first_line(error)}")
+    says = f"{type(error).__name__}{_place(error, function)}. It says: {_first_line(error)}"
+    remedy = next((remedy for part, remedy in REMEDIES.items() if re.search(part, str(error))), None)
+    return Refused("error", f"{says}\n{remedy}" if remedy else says)
 
 
 def _place(error: Exception, function: Callable) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import softplus
 
 from dgm_lib.exercises.engine import Exercise
 
@@ -56,15 +56,6 @@ def zero(eta: float, T: float) -> float:
     return 0.0
 
 
-NOISE_WITHOUT_STEP = (
-    "The size of your noise does not depend on step_size. Over a time of 1 there are 1/η steps, whose noises add up by "
-    "their variances: each has to have a variance in proportion to η."
-)
-TEMPERATURE_SQUARED = (
-    "The temperature comes in twice, in the drift and in the noise. With the drift η · score, all of it belongs to the "
-    "noise: T = σ² / 2η."
-)
-
 LANGEVIN_STEP = Exercise(
     reference=langevin_step,
     statement="One step of Langevin dynamics from x, whose chains draw from p_T ∝ exp(−E/T): the drift is step_size "
@@ -78,10 +69,6 @@ LANGEVIN_STEP = Exercise(
             move(lambda eta, T: -eta, right_noise),
             "You walk towards high energy: the sign of the drift is turned, E for −E. The score is −∇E already; it "
             "points to where p is larger, and is added.",
-        ),
-        (
-            move(lambda eta, T: -eta, zero),
-            "Two slips: the sign of the drift is turned (the score is −∇E already), and there is no noise.",
         ),
         (
             move(right_drift, zero),
@@ -124,8 +111,7 @@ LANGEVIN_STEP = Exercise(
         ),
         (
             move(right_drift, lambda eta, T: math.sqrt(2 * eta) * T),
-            "T stands outside of the root. Noise that is T times as large has T² times the variance, and the variance "
-            "sets the temperature.",
+            "T stands outside of the root: then the variance, which sets the temperature, has T² in it.",
         ),
         (
             move(right_drift, lambda eta, T: math.sqrt(2 * eta)),
@@ -136,32 +122,14 @@ LANGEVIN_STEP = Exercise(
             "You divide the score by T and leave the noise as at T = 1. Chains draw from p_T like this, too, but with "
             "another step, and T = 0 divides by 0. Here the drift is η · score, and T sets the noise.",
         ),
-        (move(lambda eta, T: eta / T if T else 0.0, right_noise), TEMPERATURE_SQUARED),
-        (move(lambda eta, T: eta * T, right_noise), TEMPERATURE_SQUARED),
         (
-            move(right_drift, lambda eta, T: math.sqrt(2 * eta / T) if T else 0.0),
-            "You divide by T in the root, so that your chains grow colder when T rises. Solve T = σ² / 2η for σ.",
+            move(lambda eta, T: eta / T if T else 0.0, right_noise),
+            "The temperature comes in twice. With the drift η · score, all of it belongs to the noise: T = σ² / 2η.",
         ),
         (
-            move(right_drift, lambda eta, T: eta),
-            "Your noise is scaled by the step, as the drift is. Over many small steps noises add up by their "
-            "variances, so that much noise vanishes beside the drift: the standard deviation grows with the root of η.",
-        ),
-        (move(right_drift, lambda eta, T: 1.0), NOISE_WITHOUT_STEP),
-        (move(right_drift, lambda eta, T: math.sqrt(T)), NOISE_WITHOUT_STEP),
-        (move(right_drift, lambda eta, T: math.sqrt(2 * T)), NOISE_WITHOUT_STEP),
-        (
-            move(lambda eta, T: 1.0, right_noise),
-            "step_size does not appear in your drift: the chains jump by the whole score.",
-        ),
-        (
-            lambda x, score, eta, T, eps: langevin_step(x, score, eta, T, eps) - x,
-            "This is the change of x alone. The step returns where the chains are afterwards.",
-        ),
-        (
-            lambda x, score, eta, T, eps: langevin_step(x, score, eta, T, -eps),
-            "You subtract the noise. Its law is the same, but eps is given here, to be added, so that the numbers can "
-            "be compared.",
+            move(right_drift, lambda eta, T: 1.0),
+            "The size of your noise does not depend on step_size. Over a time of 1 there are 1/η steps, whose noises "
+            "add up by their variances: each has to have a variance in proportion to η.",
         ),
     ],
 )
@@ -202,36 +170,15 @@ LANGEVIN_TEMPERATURE = Exercise(
         ),
         (
             lambda sigma, step_size: sigma**2 / 2 * step_size,
-            "`sigma**2 / 2 * step_size` divides by 2 and then multiplies by the step. Brackets: the step belongs to "
-            "the denominator.",
+            "`sigma**2 / 2 * step_size` divides by 2 and multiplies by the step. Brackets: both divide.",
         ),
         (
             lambda sigma, step_size: sigma / math.sqrt(2 * step_size),
             "This is √T, the noise in units of that at T = 1. The temperature is its square.",
         ),
         (
-            lambda sigma, step_size: math.sqrt(2 * step_size * sigma),
-            "This is √(2ηT) with sigma in the place of T: how σ is found from a T. Here σ is known; solve for T.",
-        ),
-        (
-            lambda sigma, step_size: sigma**2 / (4 * step_size),
-            "Half of what it is. The variance is σ² = 2ηT; the 4 of a Gaussian's exponent, |x|²/4η, comes from 2 · 2η.",
-        ),
-        (
-            lambda sigma, step_size: (sigma / (2 * step_size)) ** 2,
-            "You square the denominator as well. The noise counts by its variance, σ²; the step counts by itself.",
-        ),
-        (
-            lambda sigma, step_size: sigma**2 / (2 * step_size**2),
-            "The step stands squared. One step drifts by η and adds the variance σ²: T is their ratio, but for a 2.",
-        ),
-        (
             lambda sigma, step_size: sigma**2 / 2,
             "step_size does not appear in your answer. The same noise is hotter beside a small drift.",
-        ),
-        (
-            lambda sigma, step_size: 2 * sigma**2 / step_size,
-            "The 2 is on the wrong side: σ² = 2ηT, solved for T.",
         ),
     ],
 )
@@ -262,14 +209,6 @@ def batches_of_energies(generator: Generator) -> list[tuple[Tensor, Tensor]]:
 
 
 CUT = "A `detach`, `.data`, `.item()`, `no_grad`, numpy or `torch.tensor(…)` cuts the path."
-LOG_Z_OF_CHAINS = (
-    "You put −log Σ exp(−E) of the chains in the place of their mean, as if they were states to sum over, each with a "
-    "weight. Chains are draws from p already, each counts the same: the derivative of log Z is their plain mean."
-)
-BOUNDED = (
-    "You put a bound on the difference. The derivative of log Z is a plain mean over the model's draws: where it "
-    "flattens, the likelihood's gradient is lost."
-)
 
 CONTRASTIVE_LOSS = Exercise(
     reference=contrastive_loss,
@@ -303,8 +242,7 @@ CONTRASTIVE_LOSS = Exercise(
         ),
         (
             lambda data, model: data.sum() - model.sum(),
-            "These are sums. With other numbers of data and chains the two sides no longer balance: each is a mean "
-            "over its own number.",
+            "These are sums, which do not balance with other numbers of data and chains: each side is a mean.",
         ),
         (
             lambda data, model: (data.sum() - model.sum()) / len(data),
@@ -316,46 +254,23 @@ CONTRASTIVE_LOSS = Exercise(
             "apart in the wrong direction: this loss may be negative.",
         ),
         (
-            lambda data, model: (data - model).abs().mean(),
-            "You take absolute differences of pairs. Data and chains are not paired, and the loss may be negative: a "
-            "mean of each.",
-        ),
-        (
-            lambda data, model: (data.mean() - model.mean()).square(),
-            "You square the difference. That asks for equal energies, also where the data should have less; the "
-            "likelihood's gradient is that of the difference itself.",
-        ),
-        (
             lambda data, model: data.mean() + model.mean(),
-            "You add the energies. Lowering all of them changes no probability: what the data gain, the model's draws "
-            "have to lose.",
+            "You add the energies. Lowering all changes nothing: what the data gain, the model's draws have to lose.",
         ),
         (
             lambda data, model: data.mean(),
             "The model's draws do not appear. Then E falls everywhere without end: log Z would rise with it, and the "
             "draws stand for its derivative.",
         ),
-        (lambda data, model: -model.mean(), "The data do not appear in your loss: it only pushes the draws away."),
         (
-            lambda data, model: (data.mean() - model.mean()) / 2,
-            "You halve it, as a mean over both sides. E(data) and log Z each count whole in −log p.",
-        ),
-        (lambda data, model: data.mean() + (-model).logsumexp(0), LOG_Z_OF_CHAINS),
-        (lambda data, model: data.mean() + (-model).logsumexp(0) - math.log(len(model)), LOG_Z_OF_CHAINS),
-        (lambda data, model: data.mean() + (-model).exp().sum().log(), LOG_Z_OF_CHAINS),
-        (lambda data, model: data.mean() + (-model).exp().mean().log(), LOG_Z_OF_CHAINS),
-        (lambda data, model: softplus(data.mean() - model.mean()), BOUNDED),
-        (lambda data, model: (1 + data.mean() - model.mean()).relu(), BOUNDED),
-        (lambda data, model: (data.mean() - model.mean()).relu(), BOUNDED),
-        (lambda data, model: (data.mean() - model.mean()).sigmoid(), BOUNDED),
-        (
-            lambda data, model: softplus(data).mean() + softplus(-model).mean(),
-            "This is the cross-entropy of a classifier of data against draws, with −E as its logit. It trains a "
-            "critic; the likelihood has the energies themselves.",
+            lambda data, model: data.mean() + (-model).logsumexp(0) - math.log(len(model)),
+            "You put log of the mean exp(−E) of the chains in the place of their mean, as if they were states to sum "
+            "over, each with a weight. Chains are draws from p already: the derivative of log Z is their plain mean.",
         ),
         (
-            lambda data, model: (-data).exp().mean() - (-model).exp().mean(),
-            "You take exp(−E) first. In −log p(x) = E(x) + log Z the energy stands by itself.",
+            lambda data, model: softplus(data.mean() - model.mean()),
+            "You put a bound on the difference. The derivative of log Z is a plain mean over the model's draws: where "
+            "it flattens, the likelihood's gradient is lost.",
         ),
     ],
 )
@@ -433,8 +348,7 @@ LOSS_GRADIENT = Exercise(
             lambda theta, x, chains, step_size, eps: (
                 theta * (x.mean() - negatives(theta, chains, step_size, eps).mean())
             ),
-            "You differentiate by x: theta · x is the gradient that moves the chains. The one that trains is by theta, "
-            "at fixed x.",
+            "You differentiate by x: theta · x moves the chains. The gradient that trains is by theta, at fixed x.",
         ),
         (
             with_negatives(lambda theta, chains, step_size, eps: chains),
@@ -442,8 +356,7 @@ LOSS_GRADIENT = Exercise(
         ),
         (
             with_negatives(lambda theta, chains, step_size, eps: chains - step_size * theta * chains),
-            "There is no noise in your Langevin step: the chains slide towards the minimum at 0, and their x² is too "
-            "small.",
+            "There is no noise in your Langevin step: the chains slide towards 0, and their x² is too small.",
         ),
         (
             with_negatives(lambda theta, chains, step_size, eps: negatives(-theta, chains, step_size, eps)),
@@ -453,36 +366,7 @@ LOSS_GRADIENT = Exercise(
             with_negatives(
                 lambda theta, chains, step_size, eps: negatives(theta, chains, step_size, eps / math.sqrt(2))
             ),
-            "The noise of your step is √η, that of a step which is halved: with the drift η ∇E it gives T = ½. At "
-            "T = 1, σ² / 2η = 1.",
-        ),
-        (
-            with_negatives(
-                lambda theta, chains, step_size, eps: negatives(
-                    theta, chains, step_size, eps * math.sqrt(2 * step_size)
-                )
-            ),
-            "Your noise is 2η ε: that is its variance. eps is multiplied by the standard deviation, its root.",
-        ),
-        (
-            with_negatives(
-                lambda theta, chains, step_size, eps: chains + math.sqrt(2 * step_size) * eps - step_size * chains
-            ),
-            "theta is missing in the drift of the chains: ∇E(x) = theta x.",
-        ),
-        (
-            lambda theta, x, chains, step_size, eps: (
-                x.square().mean() / 2 - negatives(theta, x, step_size, eps).square().mean() / 2
-            ),
-            "Your chains start at the data. They go on from where they are, in `chains`.",
-        ),
-        (
-            lambda theta, x, chains, step_size, eps: x.square().mean() / 2,
-            "This is the data's side alone: the negatives do not appear.",
-        ),
-        (
-            lambda theta, x, chains, step_size, eps: -negatives(theta, chains, step_size, eps).square().mean() / 2,
-            "This is the negatives' side alone: the data do not appear.",
+            "Your noise √η goes with a step that is halved: with the drift η ∇E, T = ½. At T = 1, σ² / 2η = 1.",
         ),
         (
             lambda theta, x, chains, step_size, eps: (
@@ -560,37 +444,12 @@ DENOISING_LOSS = Exercise(
             "You divide eps by σ². The score is −(x̃ − x)/σ², and x̃ − x is σε: one σ cancels.",
         ),
         (
-            lambda score, eps, sigma: half_square(sigma * (score + eps / sigma**2)),
-            "You divide eps by σ². The score is −(x̃ − x)/σ², and x̃ − x is σε: one σ cancels.",
-        ),
-        (
-            lambda score, eps, sigma: half_square(sigma * (score + eps)),
-            "You compare s with −ε. The score of the noise is −(x̃ − x)/σ², and x̃ − x is σε: one σ is left over.",
-        ),
-        (
-            lambda score, eps, sigma: half_square(score + sigma * eps),
-            "You compare s with −σε, the way back to x. The score is that divided by σ².",
-        ),
-        (
-            lambda score, eps, sigma: half_square(sigma**2 * score + eps),
-            "sigma stands squared beside s. The factor σ² is outside of the square: inside, it is σ.",
-        ),
-        (
-            lambda score, eps, sigma: half_square(score / sigma + eps),
-            "You divide s by sigma. A score is 1/σ times as large as the noise, so s times σ is comparable with it.",
-        ),
-        (
-            lambda score, eps, sigma: sigma**2 * half_square(sigma * score + eps),
-            "The factor σ² comes twice: σs + ε holds it already.",
-        ),
-        (
             lambda score, eps, sigma: (sigma * score + eps).square().flatten(1).mean(1),
             "You average over the dimensions of the example, and leave out the ½. A squared distance is a sum.",
         ),
         (
             lambda score, eps, sigma: (sigma * score + eps).square().flatten(1).mean(1) / 2,
-            "You average over the dimensions of the example. A squared distance is their sum; only the batch is "
-            "averaged, later.",
+            "You average over the dimensions of the example. A squared distance is their sum; the batch comes later.",
         ),
         (
             lambda score, eps, sigma: 2 * half_square(sigma * score + eps),
@@ -601,38 +460,8 @@ DENOISING_LOSS = Exercise(
             "This is the distance, and not its square: the best s would be a median of −ε/σ instead of its mean.",
         ),
         (
-            lambda score, eps, sigma: (sigma * score + eps).flatten(1).norm(dim=1) / 2,
-            "This is half of the distance, without the square: the best s would be a median of −ε/σ, not its mean.",
-        ),
-        (
-            lambda score, eps, sigma: (sigma * score + eps).abs().flatten(1).sum(1) / 2,
-            "You sum absolute values. The mean, which the score is, makes squares smallest; absolute values have the "
-            "median.",
-        ),
-        (
-            lambda score, eps, sigma: (sigma * score + eps).flatten(1).sum(1).square() / 2,
-            "You sum first and square then, so that errors of different sign cancel. Square each, then sum.",
-        ),
-        (
-            lambda score, eps, sigma: (sigma * score).square().flatten(1).sum(1) / 2,
-            "eps does not appear: this only asks for small scores.",
-        ),
-        (
-            lambda score, eps, sigma: half_square(sigma * score + eps).mean(),
-            "This is the mean over the batch. One value per example is asked, (B,).",
-        ),
-        (
-            lambda score, eps, sigma: half_square(sigma * score + eps).sum(),
-            "This is the sum over the batch. One value per example is asked, (B,).",
-        ),
-        (
             lambda score, eps, sigma: (sigma * score + eps).square().sum(-1) / 2,
-            "You sum over the last dimension alone. An image has more of them: all but the first belong to the "
-            "example.",
-        ),
-        (
-            lambda score, eps, sigma: (sigma * score + eps).square().sum(1) / 2,
-            "You sum over dimension 1 alone. An image has more of them: all but the first belong to the example.",
+            "You sum over the last dimension alone. An image has more: all but the first belong to the example.",
         ),
     ],
 )
@@ -681,39 +510,20 @@ def by_densities(p_data: Tensor, noise_data: Tensor, p_noise: Tensor, noise_nois
     return -data.log().mean() - noise.log().mean()
 
 
-def by_ratio_of_densities(p_data: Tensor, noise_data: Tensor, p_noise: Tensor, noise_noise: Tensor) -> Tensor:
-    data, noise = p_data.exp() / noise_data.exp(), p_noise.exp() / noise_noise.exp()
-    return -(data / (1 + data)).log().mean() - (1 / (1 + noise)).log().mean()
-
-
 def by_sigmoid(data: Tensor, noise: Tensor) -> Tensor:
     return -data.sigmoid().log().mean() - (1 - noise.sigmoid()).log().mean()
 
 
-def with_small_constant(small: float) -> Contrast:
-    return on_logits(
-        lambda data, noise: -(data.sigmoid() + small).log().mean() - (1 - noise.sigmoid() + small).log().mean()
-    )
-
-
-DENSITIES_UNDERFLOW = (
-    "Right while the densities are ordinary numbers; exp(−1000) is 0 in floats, and the ratio of two such densities "
-    "becomes {yours}. Their logarithms stay ordinary: subtract them, and stay with logarithms."
-)
 SIGMOID_UNDERFLOWS = (
     "Right for moderate odds; where the classifier is sure and wrong, a sigmoid rounds to 0 or 1, or exp overflows, "
     "and the loss becomes {yours}. log(1 + exp(a)) is about a there: `softplus` and `logsigmoid` know that."
 )
-ONE_NOISE_MISSING = (
-    "The noise density stands in one of the two logits only. Both sides ask the same classifier: log p − log p_noise, "
-    "at data and at noise alike."
-)
-
 NCE_LOSS = Exercise(
     reference=nce_loss,
     statement="Noise-contrastive estimation with as much noise as data: from log p of the model and log p_noise, at "
     "data and at noise, (B,) each: the mean of −log P(data | x) over the data plus the mean of −log P(noise | x) over "
-    "the noise, in nats. log_noise_data is log p_noise at the data.",
+    "the noise, in nats. log_noise_data is log p_noise at the data. "
+    "Log-densities may be large.",
     nudge="By Bayes' rule P(data | x) = p / (p + p_noise). Divide by p: which function of log p − log p_noise is it?",
     right="gradients and densities of e^−1000 included. For p = p_noise it is 2 log 2 = 1.386: nothing can be told "
     "apart. A p that does not sum to 1 pays for it here, so log Z can be learnt.",
@@ -742,29 +552,22 @@ NCE_LOSS = Exercise(
             "The noise density does not appear: log p itself is your logit, as if p_noise were 1 everywhere. What "
             "tells data from noise is the ratio p / p_noise.",
         ),
-        (lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data - noise_data, p_noise), ONE_NOISE_MISSING),
-        (lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data, p_noise - noise_noise), ONE_NOISE_MISSING),
+        (
+            lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data - noise_data, p_noise),
+            "The noise density stands in one of the two logits only. Both sides ask the same classifier: log p − "
+            "log p_noise, at data and at noise alike.",
+        ),
         (
             on_logits(lambda data, noise: softplus(data).mean() + softplus(-noise).mean()),
-            "The labels are exchanged (or the sign of the log-odds is turned): your loss is small where data look like "
-            "noise.",
+            "The labels are exchanged (or the sign of the log-odds): the loss is small where data look like noise.",
         ),
         (
             on_logits(lambda data, noise: softplus(-data).mean() + softplus(-noise).mean()),
-            "Both sides have the label data. The noise has the other: −log P(noise | x), and P(noise | x) is "
-            "1 − P(data | x).",
-        ),
-        (
-            on_logits(lambda data, noise: softplus(data).mean() + softplus(noise).mean()),
-            "Both sides have the label noise. The data have the other: −log P(data | x).",
+            "Both sides have the label data. The noise has the other: −log P(noise | x) = −log(1 − P(data | x)).",
         ),
         (
             on_logits(lambda data, noise: softplus(-data).mean()),
             "This is the data's side alone: a p that is large everywhere would win. The noise's side holds it down.",
-        ),
-        (
-            on_logits(lambda data, noise: softplus(noise).mean()),
-            "This is the noise's side alone: a p that is 0 everywhere would win. The data's side is missing.",
         ),
         (
             on_logits(lambda data, noise: two_sides(data, noise) / 2),
@@ -772,17 +575,8 @@ NCE_LOSS = Exercise(
             "smallest; here the loss is the sum of two means, one for each side.",
         ),
         (
-            on_logits(lambda data, noise: softplus(-data).sum() + softplus(noise).sum()),
-            "These are sums over the batch. Each side is a mean.",
-        ),
-        (
             on_logits(lambda data, noise: softplus(-data).mean() - softplus(noise).mean()),
-            "You subtract the noise's side. Both are −log of a probability that should be large, so both stand in the "
-            "loss with a plus.",
-        ),
-        (
-            on_logits(lambda data, noise: -two_sides(data, noise)),
-            "This is the mean log-likelihood of the labels, which should be large. The loss carries a minus.",
+            "You subtract the noise's side. Both are −log of a probability that should be large: both have a plus.",
         ),
         (
             on_logits(lambda data, noise: noise.mean() - data.mean()),
@@ -790,40 +584,10 @@ NCE_LOSS = Exercise(
             "examples that are told apart long since still pull. −log of a probability is asked.",
         ),
         (
-            on_logits(lambda data, noise: noise.sigmoid().mean() - data.sigmoid().mean()),
-            "You use the probabilities without a logarithm. A mistake made with certainty then costs hardly more than "
-            "a doubtful one: −log P is asked.",
+            by_densities,
+            "Right while the densities are ordinary numbers; exp(−1000) is 0 in floats, and the ratio of two such "
+            "densities becomes {yours}. Their logarithms stay ordinary: subtract them, and stay with logarithms.",
         ),
-        (
-            on_logits(lambda data, noise: (1 - data.sigmoid()).mean() + noise.sigmoid().mean()),
-            "These are the probabilities of a mistake. −log P of the right label is asked.",
-        ),
-        (
-            on_logits(lambda data, noise: two_sides(data.sigmoid(), noise.sigmoid())),
-            "The sigmoid is applied twice: probabilities were fed to a loss that expects logits.",
-        ),
-        (
-            lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data + noise_data, p_noise + noise_noise),
-            "You add the log-densities. The odds are the ratio p / p_noise: the logarithms are subtracted.",
-        ),
-        (
-            lambda p_data, noise_data, p_noise, noise_noise: -p_data.mean() - noise_noise.mean(),
-            "These are −log p of the data and −log p_noise of the noise. p is not normalised: it could grow without "
-            "end. By Bayes' rule each is divided by p + p_noise.",
-        ),
-        (
-            lambda p_data, noise_data, p_noise, noise_noise: two_sides(
-                p_data.exp() - noise_data.exp(), p_noise.exp() - noise_noise.exp()
-            ),
-            "Your logit is the difference of the densities. The odds are their ratio: the difference of their "
-            "logarithms.",
-        ),
-        (
-            on_logits(lambda data, noise: two_sides(data, noise) / math.log(2)),
-            "Yours is in bits: 1.4427 times the reference. Take the natural logarithm for nats.",
-        ),
-        (by_densities, DENSITIES_UNDERFLOW),
-        (by_ratio_of_densities, DENSITIES_UNDERFLOW),
         (on_logits(by_sigmoid), SIGMOID_UNDERFLOWS),
         (
             on_logits(lambda data, noise: -data.sigmoid().log().mean() - (-noise).sigmoid().log().mean()),
@@ -832,18 +596,6 @@ NCE_LOSS = Exercise(
         (
             on_logits(lambda data, noise: (1 + (-data).exp()).log().mean() + (1 + noise.exp()).log().mean()),
             SIGMOID_UNDERFLOWS,
-        ),
-        *[
-            (
-                with_small_constant(small),
-                "On ordinary odds you are right, but a small constant inside the log puts a ceiling on the loss: a "
-                "confident mistake then has no gradient. `softplus` or `logsigmoid` need none.",
-            )
-            for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12)
-        ],
-        (
-            on_logits(lambda data, noise: -logsigmoid(data).mean() - (1 - data.sigmoid()).log().mean()),
-            "Both sides are taken at the data. The second one is the noise's: log_p_noise − log_noise_noise.",
         ),
     ],
 )
@@ -874,6 +626,7 @@ def proposals(generator: Generator) -> list[tuple]:
         draw(12, 0.5),
         draw(20, 0.02),
         draw(50, 0.2, temper=1.5),
+        draw(8, 0.001, temper=5.0),  # energies of hundreds: no density is left in floats
         (x, x, x, x, -x, -x, 0.1),  # a proposal that stays
     ]
 
@@ -897,10 +650,6 @@ def with_scores(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Ca
     )
 
 
-def of_distances(x, x_new, energy, energy_new, score, score_new, eta):
-    return energy - energy_new + ((x_new - x - eta * score).abs() - (x - x_new - eta * score_new).abs()) / (4 * eta)
-
-
 MALA_LOG_RATIO = Exercise(
     reference=mala_log_ratio,
     statement="Metropolis-adjusted Langevin on a line, T = 1: log of [p(x′) q(x | x′)] / [p(x) q(x′ | x)], (n,), for "
@@ -911,6 +660,7 @@ MALA_LOG_RATIO = Exercise(
     right="a proposal that stays included, where the ratio is 1. Accepted with probability min(1, ratio), the chains "
     "have no error left that depends on the step.",
     inputs=proposals,
+    atol=1e-3,  # differences of energies of hundreds, in float32
     wrong=[
         (
             ratio(back=0, there=0),
@@ -925,31 +675,12 @@ MALA_LOG_RATIO = Exercise(
             ratio(energies=-1, back=-1, there=-1),
             "The whole ratio stands upside down: moves towards low energy would be refused.",
         ),
-        (
-            ratio(energies=-1),
-            "The energies have the wrong sign (E for −E): log p(x′) − log p(x) is E(x) − E(x′).",
-        ),
-        (
-            ratio(energies=-1, back=0, there=0),
-            "Two slips: the energies have the wrong sign (log p = −E − log Z), and the proposals' densities are left "
-            "out.",
-        ),
-        (ratio(energies=0), "The energies do not appear: p(x′) / p(x) is missing."),
+        (ratio(energies=-1), "The energies have the wrong sign (E for −E): log p(x′) − log p(x) is E(x) − E(x′)."),
         (ratio(back=0), "The way back, q(x | x′), is missing."),
-        (ratio(there=0), "The way there, q(x′ | x), is missing."),
-        (
-            ratio(there=-1),
-            "You add the way there. It stands below the fraction line: its logarithm is subtracted.",
-        ),
         (
             ratio(variance=lambda eta: eta),
             "Your proposal has the variance η. A Langevin step at T = 1 adds √(2η) ε, so its variance is 2η, and the "
             "exponent's denominator twice that.",
-        ),
-        (
-            ratio(variance=lambda eta: eta / 2),
-            "The denominator of your exponents is η. A Gaussian's is twice its variance, and the variance of a "
-            "Langevin step is 2η.",
         ),
         (
             ratio(variance=lambda eta: 4 * eta**2),
@@ -960,24 +691,8 @@ MALA_LOG_RATIO = Exercise(
             "You take η for the standard deviation of the proposal. A Langevin step at T = 1 adds √(2η) ε.",
         ),
         (
-            ratio(variance=lambda eta: 0.5),
-            "The squares are not divided by the variance of the proposal: step_size does not appear there.",
-        ),
-        (
-            ratio(variance=lambda eta: 2 * eta * 2),
-            "The denominator of your exponents is 8η. A Gaussian's is twice its variance, and the variance is 2η.",
-        ),
-        (
             with_scores(lambda score, score_new: (score, score)),
             "Both ways use the score at x. The way back starts at x′ and drifts with the score there.",
-        ),
-        (
-            with_scores(lambda score, score_new: (score_new, score_new)),
-            "Both ways use the score at x′. The way there starts at x and drifts with the score there.",
-        ),
-        (
-            with_scores(lambda score, score_new: (score_new, score)),
-            "The scores are exchanged: the way there starts at x, with the score at x.",
         ),
         (
             with_scores(lambda score, score_new: (score / 2, score_new / 2)),
@@ -988,23 +703,8 @@ MALA_LOG_RATIO = Exercise(
             "Your proposals drift towards high energy: the score is −∇E already, and is added to x.",
         ),
         (
-            with_scores(lambda score, score_new: (score, -score_new)),
-            "The drift of the way back has the wrong sign, or x and x′ stand in the order of the way there. The mean "
-            "is x′ + η score_new, and x is where it has to arrive.",
-        ),
-        (of_distances, "The distances are not squared: a Gaussian's exponent is −(distance)² / 2 variance."),
-        (
             lambda *a: mala_log_ratio(*a).clamp(max=0),
-            "You cut at 0: that is the logarithm of the probability of acceptance, min(1, ratio). The ratio itself is "
-            "asked, above 1 too.",
-        ),
-        (
-            lambda *a: mala_log_ratio(*a).exp(),
-            "This is the ratio itself. Its logarithm is asked: far proposals underflow.",
-        ),
-        (
-            lambda *a: mala_log_ratio(*a).exp().clamp(max=1),
-            "This is the probability of acceptance. The logarithm of the ratio is asked, before it is cut at 1.",
+            "You cut at 0: that is log of the probability of acceptance, min(1, ratio). The ratio itself is asked.",
         ),
     ],
 )
@@ -1030,11 +730,6 @@ def pairs_of_conditions(generator: Generator) -> list[tuple[Tensor, Tensor, Tens
     ]
 
 
-MIXTURE = (
-    "This is the mixture: x is to please one of the two conditions, exp(−E_a) + exp(−E_b). For both at once the "
-    "densities are multiplied, and energies add."
-)
-
 COMPOSED_ENERGY = Exercise(
     reference=composed_energy,
     statement="Three energy models give E of p(x | class), of p(x | style) and of p(x), each (B,). Given x, class and "
@@ -1054,71 +749,32 @@ COMPOSED_ENERGY = Exercise(
             "This is the mean of the energies, the geometric mean of the densities: neither condition then counts "
             "whole, and p(x) is in it by accident.",
         ),
-        (
-            lambda a, b, everything: a,
-            "The style does not appear: this is the energy of p(x | class) alone.",
-        ),
-        (
-            lambda a, b, everything: b,
-            "The class does not appear: this is the energy of p(x | style) alone.",
-        ),
+        (lambda a, b, everything: a, "The style does not appear: this is the energy of p(x | class) alone."),
+        (lambda a, b, everything: b, "The class does not appear: this is the energy of p(x | style) alone."),
         (
             lambda a, b, everything: a - everything,
             "The style does not appear: this is −log p(class | x), but for a constant.",
         ),
         (
             lambda a, b, everything: a + b + everything,
-            "You multiply by p(x) once more. p(x | class) and p(x | style) hold it already, twice: one has to be "
-            "divided out.",
+            "You multiply by p(x) once more. Each condition holds it already, together twice: divide one out.",
         ),
         (
             lambda a, b, everything: a + b - 2 * everything,
-            "You divide by p(x) twice, so it no longer appears: this is −log of p(class | x) p(style | x). x must "
-            "still look like data.",
-        ),
-        (
-            lambda a, b, everything: everything - a - b,
-            "All signs are turned: E for −E, low where x fits neither condition.",
-        ),
-        (
-            lambda a, b, everything: a + b - everything / 2,
-            "You divide by √p(x). Count how often each density of x holds p(x).",
-        ),
-        (
-            lambda a, b, everything: (a + b) / 2 - everything,
-            "The mean of the two energies takes the root of each condition. Both count whole; then p(x) is divided "
-            "out once.",
+            "You divide by p(x) twice: this is −log of p(class | x) p(style | x). x must still look like data.",
         ),
         (
             lambda a, b, everything: a - b,
             "This is a difference: x fits the class and avoids the style. Both are to hold.",
         ),
-        (lambda a, b, everything: -torch.logaddexp(-a, -b), MIXTURE),
-        (lambda a, b, everything: -torch.logaddexp(-a, -b) + math.log(2), MIXTURE),
-        (lambda a, b, everything: -((-a).exp() + (-b).exp()).log(), MIXTURE),
-        (lambda a, b, everything: -(((-a).exp() + (-b).exp()) / 2).log(), MIXTURE),
-        (lambda a, b, everything: -torch.logaddexp(-a, -b) - everything, MIXTURE + " And then divided by p(x)."),
         (
-            lambda a, b, everything: torch.minimum(a, b),
-            "The lower of the two energies is a hard mixture: x pleases the better of the conditions. For both, "
-            "energies add.",
-        ),
-        (
-            lambda a, b, everything: torch.maximum(a, b),
-            "The higher of the two energies looks at the worse condition alone. For both, densities multiply.",
+            lambda a, b, everything: -torch.logaddexp(-a, -b),
+            "This is the mixture: x is to please one of the two conditions, exp(−E_a) + exp(−E_b). For both at once "
+            "the densities are multiplied, and energies add.",
         ),
         (
             lambda a, b, everything: a * b,
             "You multiply the energies. Densities multiply; what becomes of a product under −log?",
-        ),
-        (
-            lambda a, b, everything: a * b / everything,
-            "You multiply and divide the energies as if they were densities. They are −log of them: products become "
-            "sums.",
-        ),
-        (
-            lambda a, b, everything: (-(a + b - everything)).exp(),
-            "This is exp(−E), the unnormalised density. Its energy is asked.",
         ),
     ],
 )

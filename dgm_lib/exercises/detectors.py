@@ -16,6 +16,8 @@ from torch import Tensor
 from dgm_lib.exercises.values import close
 
 FLOAT32 = 1e-6  # relative: what a few operations lose
+LARGE = 4.0  # nats: −log of a probability that a small constant may hide
+NO_CONSTANT = 1e-3  # a distance as small as this is rounding, in 16 bits say, and not a term of a formula
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,20 @@ class Comparison:
         pairs = enumerate(zip(self.answers, self.expected))
         return next((i for i, (answer, expected) in pairs if not self.agree(answer, expected)), None)
 
+    def first_number(self) -> int | None:
+        """The number of that input among all of the exercise."""
+        at = self.first_difference()
+        return None if at is None else self.numbers[at]
+
     def only(self, condition: Callable[[Tensor, Tensor], bool | Tensor]) -> Comparison | None:
         """The same on the inputs where (answer, expected) meet the condition; None if nothing differs on them."""
-        rows = zip(self.numbers, self.arguments, self.answers, self.expected)
-        rows = [row for row in rows if condition(*row[2:])]
-        part = Comparison(*map(list, zip(*rows)), self.atol, self.rtol) if rows else None
-        return part if part and part.first_difference() is not None else None
+        return self.at([i for i, pair in enumerate(zip(self.answers, self.expected)) if condition(*pair)])
+
+    def at(self, places: list[int]) -> Comparison | None:
+        """The same on the inputs at these places; None if nothing differs on them."""
+        columns = (self.numbers, self.arguments, self.answers, self.expected)
+        part = Comparison(*([column[i] for i in places] for column in columns), self.atol, self.rtol)
+        return part if part.first_difference() is not None else None
 
     def finite(self) -> Comparison | None:
         """The same where answer and reference are finite; None if the answer is not wrong on any of these inputs."""
@@ -235,11 +245,30 @@ def constant_offset(c: Comparison) -> Finding | None:
         return None
     answers, expected = pairs
     offset = (answers - expected).median()
-    if not close(answers, expected + offset, 10 * c.atol, c.rtol).all():
+    rounding = NO_CONSTANT * max(1.0, expected.abs().median())
+    if abs(offset) < rounding or not close(answers, expected + offset, 10 * c.atol, c.rtol).all():
         return None
     gaussian = math.isclose(abs(offset), math.log(2 * math.pi) / 2, abs_tol=1e-3)
     known = " It is ½ log 2π, the constant of the Gaussian." if gaussian else ""
     sentence = f"On every input your values are the reference {offset.item():+.4g}: one constant term is wrong.{known}"
+    return Finding(sentence, c)
+
+
+def ceiling(c: Comparison) -> Finding | None:
+    """Right for ordinary values, and too small in size wherever the true one is large."""
+    if any(a.shape != b.shape for a, b in zip(c.answers, c.expected)):
+        return None
+    answers, expected = (torch.cat([value.flatten() for value in values]) for values in (c.answers, c.expected))
+    wrong = ~close(answers, expected, c.atol, c.rtol)
+    sizes = expected.abs()
+    short = (answers.abs() < sizes)[wrong].all() and (answers * expected >= 0)[wrong].all()
+    if wrong.all() or not short or sizes[wrong].min() < max(LARGE, sizes[~wrong].median()):
+        return None
+    sentence = (
+        "Right for ordinary values; where the true one is large, yours stops short of it. A small constant or a clamp "
+        "inside a logarithm puts such a ceiling there, and beyond it no gradient is left. Stay with logarithms: then "
+        "none is needed."
+    )
     return Finding(sentence, c)
 
 
@@ -313,6 +342,7 @@ FINITE_DETECTORS = [
     whole_numbers,
     constant_factor,
     constant_offset,
+    ceiling,
     nearly_right,
 ]
 DETECTORS = [other_shape, not_finite, finite_for_infinite]

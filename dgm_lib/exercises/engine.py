@@ -2,7 +2,8 @@
 
 An answer is compared with a reference on seeded inputs. If it differs, it is compared with the known wrong answers of
 the exercise, then handed to the detectors that serve every exercise; failing all that, the first difference is shown.
-Where an exercise is about gradients, those of an answer with the right values are compared in the same way.
+An answer with the right values has to give them at a second call as well; and where an exercise is about gradients,
+these are compared in the same way.
 """
 
 from __future__ import annotations
@@ -17,14 +18,24 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from dgm_lib.exercises.attempt import NOT_ATTEMPTED, Refused, call, quiet
+from dgm_lib.exercises.attempt import NOT_ATTEMPTED, Answer, Refused, call, call_again, pinned, quiet
 from dgm_lib.exercises.detectors import Comparison, Finding, detect
 from dgm_lib.exercises.gradients import with_gradients
-from dgm_lib.exercises.values import as_tensor, close, show_arguments, show_pair
+from dgm_lib.exercises.values import as_tensor, close, show_arguments, show_pair, sixteen_bit
 
 SEED = 0
 GIVEN_IN_FULL = 1e-6  # relative; what float32 keeps of a number that was computed and not typed
 BROKEN_PATH = "Training sends the gradient back through every step of yours: which one cuts it off, or changes it?"
+OF_ONE = "Your function returns a tuple of one thing: a comma stands behind what it returns, and makes a tuple of it."
+SIXTEEN_BIT = (
+    "Your answer is {}: 16-bit numbers keep two or three digits, and float16 ends at 65,504. Compute in float32, the "
+    "dtype of the inputs."
+)
+OTHERWISE_AGAIN = "Called again with the same input it returns something else: random numbers, or a variable outside?"
+ADDS_UP = (
+    "Called again with the same tensors it returns something else: `backward()` adds to the `grad` that is there. "
+    "`torch.autograd.grad` leaves nothing behind."
+)
 MARKS = {"right": "✓", "wrong": "✗", "error": "✗", "not attempted": "·"}
 
 
@@ -37,8 +48,10 @@ class Exercise:
     right: what is said to a right answer, as the end of the sentence "agrees with the reference on n inputs, …".
     wrong: known wrong answers, functions like the reference (or values), each with the hint that helps. A hint may
     hold the fields {yours} and {expected}: the two numbers that are shown.
-    inputs: the tuples of arguments to compare on, easy ones first, drawn with the generator given.
-    differentiate: names of arguments by which the gradients of the answer's sum have to agree too.
+    inputs: the tuples of arguments to compare on, easy ones first, drawn with the generator given. Tensors are made
+    there and not at import, when a notebook may have set another default device.
+    differentiate: names of arguments by which the gradients of the answer's sum have to agree too. numbers_too: whether
+    numbers that are no tensors (of numpy, of Python) are right all the same.
     """
 
     reference: Callable
@@ -50,6 +63,7 @@ class Exercise:
     atol: float = 1e-5
     rtol: float = 1e-5
     differentiate: tuple[str, ...] = ()
+    numbers_too: bool = False
 
     @property
     def name(self) -> str:
@@ -81,7 +95,7 @@ def judge(exercise: Exercise, answer: object) -> Verdict:
     """The verdict on an answer: a function like the exercise's reference, or a value where one is asked for."""
     if answer is None or answer is ...:
         return _verdict(exercise, "not attempted", NOT_ATTEMPTED)
-    with quiet() as printed:
+    with quiet() as printed, pinned(), torch.random.fork_rng(devices=[]):
         judged = _judge_value(exercise, answer) if exercise.inputs is None else _judge_function(exercise, answer)
     if printed.getvalue() and judged.status != "right":
         return Verdict(judged.status, judged.message + "\nWhat your function prints is left out here.")
@@ -100,44 +114,75 @@ def _judge_function(exercise: Exercise, answer: object) -> Verdict:
         remedy = f'give the function itself, without calling it: check("{exercise.name}", my_{exercise.name})'
         return _verdict(exercise, "error", f"{remedy}, not the {type(answer).__name__} that it returns.")
     inputs = exercise.draw_inputs()
-    answers, refused = _answers(exercise, answer, inputs)
-    comparison = _compare(exercise, inputs[: len(answers)], answers)
-    if comparison.first_difference() is not None:
-        found = _explain(exercise, comparison, answer)
-        return _verdict(exercise, "wrong", _evidence(exercise, found.part, len(inputs)), found.sentence)
-    if refused:
-        return _verdict(exercise, refused.status, str(refused), *_seen_on(exercise, refused, inputs, len(answers)))
-    if exercise.differentiate and (slip := _gradient_slip(exercise, answer, inputs)):
+    answers, refusals = _answers(exercise, answer, inputs)
+    comparison = _compare(exercise, inputs, {i: given.value for i, given in answers.items()})
+    differs, refused = comparison.first_number(), min(refusals, default=len(inputs))
+    if differs is not None and differs < refused:
+        known = recognise(exercise, comparison)
+        found = known or _explain(comparison, answer, answers, len(inputs))
+        besides = [f"On input {i + 1} it gives no value{'.' if known else f': {refusals[i]}'}" for i in [*refusals][:1]]
+        return _verdict(exercise, "wrong", _evidence(exercise, found.part, len(inputs)), found.sentence, *besides)
+    if refusals:
+        return _refusal(exercise, refusals[refused], inputs, refused)
+    if slip := _unlike_itself(exercise, comparison, answer, answers):
+        return slip
+    tensors = any(isinstance(given.returned, Tensor) for given in answers.values())
+    by_gradients = exercise.differentiate and (tensors or not exercise.numbers_too)
+    if by_gradients and (slip := _gradient_slip(exercise, answer, inputs)):
         return slip
     return _verdict(exercise, "right", f"agrees with the reference on {len(inputs)} inputs, {exercise.right}")
 
 
-def _answers(exercise: Exercise, function: Callable, inputs: list[tuple]) -> tuple[list[Tensor], Refused | None]:
-    """The function's values up to the first input on which it gives none, and why it gave none there."""
-    answers = []
-    for arguments in inputs:
+def _answers(
+    exercise: Exercise, function: Callable, inputs: list[tuple]
+) -> tuple[dict[int, Answer], dict[int, Refused]]:
+    """By the number of the input: the function's answers, and where it gives none, why."""
+    answers, refusals = {}, {}
+    for i, arguments in enumerate(inputs):
         try:
-            answers.append(call(function, exercise.argument_names, arguments))
+            answers[i] = call(function, exercise.argument_names, arguments)
         except Refused as refused:
-            return answers, refused
-    return answers, None
+            refusals[i] = refused
+            if i == 0 and refused.status == "not attempted":
+                break
+    return answers, refusals
 
 
-def _compare(exercise: Exercise, inputs: list[tuple], answers: list[Tensor]) -> Comparison:
-    expected = [as_tensor(exercise.reference(*arguments)) for arguments in inputs]
-    return Comparison(list(range(len(inputs))), inputs, answers, expected, exercise.atol, exercise.rtol)
+def _compare(exercise: Exercise, inputs: list[tuple], answers: dict[int, Tensor]) -> Comparison:
+    given = [inputs[i] for i in answers]
+    expected = [as_tensor(exercise.reference(*arguments)) for arguments in given]
+    return Comparison(list(answers), given, list(answers.values()), expected, exercise.atol, exercise.rtol)
+
+
+def _refusal(exercise: Exercise, refused: Refused, inputs: list[tuple], at: int) -> Verdict:
+    if refused.status != "error" and at == 0:
+        return _verdict(exercise, refused.status, str(refused))
+    status = "error" if refused.status == "not attempted" else refused.status  # other inputs got an answer
+    seen = f"This was on input {at + 1} of {len(inputs)}: {show_arguments(exercise.argument_names, inputs[at])}."
+    return _verdict(exercise, status, str(refused), seen)
+
+
+def _unlike_itself(
+    exercise: Exercise, comparison: Comparison, function: Callable, answers: dict[int, Answer]
+) -> Verdict | None:
+    """The verdict on right values that do not come back at a second call; None where they do."""
+    if not (sentence := _changes_when_repeated(comparison, function, answers)):
+        return None
+    return _verdict(exercise, "wrong", "the values are right, but only at the first call.", sentence)
 
 
 def _gradient_slip(exercise: Exercise, answer: Callable, inputs: list[tuple]) -> Verdict | None:
     """The verdict on right values whose gradients are not the reference's; None where these agree as well."""
     known = [(exercise.differentiated(function), hint) for function, hint in exercise.wrong]
     asked = replace(exercise, reference=exercise.differentiated(exercise.reference), wrong=known)
-    answers, refused = _answers(asked, exercise.differentiated(answer), inputs)
-    comparison = _compare(asked, inputs[: len(answers)], answers)
-    if comparison.first_difference() is not None:
-        found = recognise(asked, comparison) or Finding(BROKEN_PATH, comparison)
-        return _verdict(exercise, "wrong", _evidence_of_gradient(exercise, comparison, len(inputs)), found.sentence)
-    return _verdict(exercise, refused.status, str(refused)) if refused else None
+    answers, refusals = _answers(asked, exercise.differentiated(answer), inputs)
+    if refusals:
+        return _verdict(exercise, "wrong", str(next(iter(refusals.values()))))
+    comparison = _compare(asked, inputs, {i: given.value for i, given in answers.items()})
+    if comparison.first_difference() is None:
+        return None
+    found = recognise(asked, comparison) or Finding(BROKEN_PATH, comparison)
+    return _verdict(exercise, "wrong", _evidence_of_gradient(exercise, comparison, len(inputs)), found.sentence)
 
 
 def _evidence_of_gradient(exercise: Exercise, comparison: Comparison, n_inputs: int) -> str:
@@ -154,12 +199,6 @@ def _evidence_of_gradient(exercise: Exercise, comparison: Comparison, n_inputs: 
         f"the {right} right, but on input {at + 1} of {n_inputs}, {show_arguments(list(by_name), by_name.values())}, "
         f"{gradient} by {name} at {list(index)} is {yours}, the reference's {reference}."
     )
-
-
-def _seen_on(exercise: Exercise, refused: Refused, inputs: list[tuple], at: int) -> list[str]:
-    if refused.status != "error" and at == 0:
-        return []
-    return [f"This was on input {at + 1} of {len(inputs)}: {show_arguments(exercise.argument_names, inputs[at])}."]
 
 
 def _evidence(exercise: Exercise, comparison: Comparison, n_inputs: int) -> str:
@@ -191,34 +230,53 @@ def _difference(comparison: Comparison) -> tuple[str, str, str]:
 # ---- what went wrong -----------------------------------------------------------------------------------------------
 
 
-def _explain(exercise: Exercise, comparison: Comparison, function: Callable) -> Finding:
-    """The most specific thing that can be said about a wrong answer."""
-    if found := recognise(exercise, comparison):
-        return found
-    if _changes_when_repeated(exercise, comparison, function):
-        sentence = "Called again with the same input it returns something else: random numbers, or a variable outside?"
+def _explain(comparison: Comparison, function: Callable, answers: dict[int, Answer], n_inputs: int) -> Finding:
+    """The most specific thing that can be said about an answer that is wrong in a way unknown to its exercise."""
+    returned = [given.returned for given in answers.values()]
+    if all(_is_of_one(value, expected) for value, expected in zip(returned, comparison.expected)):
+        return Finding(OF_ONE, comparison)
+    if dtype := sixteen_bit(returned):
+        return Finding(SIXTEEN_BIT.format(dtype), comparison)
+    if sentence := _changes_when_repeated(comparison, function, answers):
         return Finding(sentence, comparison)
-    return detect(comparison) or Finding(_share(comparison), comparison)
+    return detect(comparison) or Finding(_share(comparison, n_inputs), comparison)
+
+
+def _is_of_one(returned: object, expected: Tensor) -> bool:
+    return isinstance(returned, tuple) and len(returned) == 1 and as_tensor(returned[0]).shape == expected.shape
 
 
 def recognise(exercise: Exercise, comparison: Comparison) -> Finding | None:
     """The hint of the known wrong answer that gives the same values, where the answer is finite if need be."""
     for part in (comparison, comparison.finite()):
         for function, hint in exercise.wrong if part else []:
-            if all(_resembles(part, i, function) for i in range(len(part.answers))):
-                _, yours, expected = _difference(part)
-                return Finding(hint.format(yours=yours, expected=expected), part)
+            if shown := _where_both_are_wrong(part, function):
+                _, yours, expected = _difference(shown)
+                return Finding(hint.format(yours=yours, expected=expected), shown)
     return None
 
 
-def _resembles(c: Comparison, i: int, wrong: Callable) -> bool:
-    """Whether a known wrong answer gives what the learner's gave on input i.
+def _where_both_are_wrong(c: Comparison, wrong: Callable) -> Comparison | None:
+    """The inputs on which both differ from the reference, if both give the same on every input."""
+    values = []
+    for i, arguments in enumerate(c.arguments):
+        values.append(_value_of(wrong, arguments))
+        if not _resembles(c, i, values[-1]):
+            return None
+    return c.at([i for i, value in enumerate(values) if not c.agree(value, c.expected[i])])
+
+
+def _value_of(wrong: Callable, arguments: tuple) -> Tensor | None:
+    with suppress(RuntimeError, IndexError, ValueError):  # some mistakes only run on inputs of equal sizes
+        return as_tensor(wrong(*arguments))
+    return None
+
+
+def _resembles(c: Comparison, i: int, value: Tensor | None) -> bool:
+    """Whether a known wrong answer, of this value, gives what the learner's gave on input i.
 
     Where one of them is not finite, that alone is compared: nan and inf, or the sizes of two clamps, mean the same.
     """
-    value = None
-    with suppress(RuntimeError, IndexError, ValueError):  # some mistakes only run on inputs of equal sizes
-        value = as_tensor(wrong(*c.arguments[i]))
     if value is None or value.shape != c.answers[i].shape:
         return False
     same = close(value, c.answers[i], max(c.atol, c.rounding[i]), c.rtol)
@@ -228,26 +286,32 @@ def _resembles(c: Comparison, i: int, wrong: Callable) -> bool:
     return bool(same.all())
 
 
-def _changes_when_repeated(exercise: Exercise, comparison: Comparison, function: Callable) -> bool:
-    """On any of the inputs: noise of 0 and 1 may well come out the same twice on a small one."""
-    again, _ = _answers(exercise, function, comparison.arguments)
-    pairs = zip(again, comparison.answers)
-    return len(again) < len(comparison.answers) or any(
-        not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs
-    )
+def _changes_when_repeated(c: Comparison, function: Callable, answers: dict[int, Answer]) -> str | None:
+    """What to say of an answer that gives something else, or nothing, for the same tensors once more."""
+    for given in answers.values():
+        try:
+            if c.agree(call_again(function, given), given.value):
+                continue
+        except Refused:
+            pass
+        adds_up = any(
+            isinstance(value, Tensor) and value.is_leaf and value.grad is not None for value in given.arguments
+        )
+        return ADDS_UP if adds_up else OTHERWISE_AGAIN
+    return None
 
 
-def _share(c: Comparison) -> str:
-    """How many inputs agree, when nothing else is known."""
-    agrees = [c.agree(answer, expected) for answer, expected in zip(c.answers, c.expected)]
-    right, wrong = ([i + 1 for i, agreed in enumerate(agrees) if agreed is side] for side in (True, False))
+def _share(c: Comparison, n_inputs: int) -> str:
+    """How many of all inputs agree, when nothing else is known."""
+    agrees = {number + 1: c.agree(*pair) for number, *pair in zip(c.numbers, c.answers, c.expected)}
+    right, wrong = ([number for number, agreed in agrees.items() if agreed is side] for side in (True, False))
     if not right:
         return "No input agrees yet. Work this one out by hand, on paper: at which step do you and your code part?"
-    if len(right) < len(wrong):
-        some = f"input {right[0]} of {len(agrees)} agrees" if len(right) == 1 else f"inputs {_listed(right)} agree"
+    if len(right) < n_inputs - len(right):
+        some = f"input {right[0]} of {n_inputs} agrees" if len(right) == 1 else f"inputs {_listed(right)} agree"
         return f"Only {some}, perhaps by accident. Work input {wrong[0]} out by hand, on paper."
     question = "is special about this one" if len(wrong) == 1 else f"do inputs {_listed(wrong)} have in common"
-    return f"{len(right)} of {len(agrees)} inputs agree already: what {question}?"
+    return f"{len(right)} of {n_inputs} inputs agree already: what {question}?"
 
 
 def _listed(numbers: list[int]) -> str:

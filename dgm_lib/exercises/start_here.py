@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -31,20 +30,13 @@ def pictures(generator: Generator) -> list[tuple[Tensor, int]]:
         (draw(0, 4, 5, 1, 4, 4), 5),
         (draw(3, 9, 4, 1, 8, 8), 17),  # a dark batch: neither black nor white occurs in it
         (torch.full((1, 1, 2, 2), 5, dtype=torch.uint8), 17),  # one grey
+        (torch.zeros(2, 1, 2, 2, dtype=torch.uint8), 256),  # all black
     ]
-
-
-def stretched(x: Tensor, levels: int) -> Tensor:
-    return (x.float() - x.min()) / (x.max() - x.min())
 
 
 STRETCHED = (
     "These numbers depend on which pictures happen to share the batch: its own darkest and brightest pixels became "
     "the ends of the scale. The scale belongs to the data set: 0 … levels − 1."
-)
-WHOLE = (
-    "All your values are whole numbers, so the grey between black and white is gone. `//` and integer tensors cut "
-    "the fraction off: make x a float first."
 )
 STANDARDISED = (
     "This is standardising (mean 0, standard deviation 1). It is useful elsewhere, but it depends on the batch, and "
@@ -60,8 +52,7 @@ SCALE_PIXELS = Exercise(
     wrong=[
         (
             lambda x, levels: x / levels,
-            "You divide by the number of levels. Counting starts at 0, so the brightest level is levels − 1, and "
-            "with your scale no pixel ever becomes 1.",
+            "You divide by the number of levels. Counting starts at 0: the brightest, levels − 1, has to become 1.",
         ),
         (
             lambda x, levels: x / 255,
@@ -70,12 +61,8 @@ SCALE_PIXELS = Exercise(
         ),
         (
             lambda x, levels: x / 16,
-            "You always divide by 16. That is right for the 17 levels of the digits and for nothing else: the scale "
-            "has to follow `levels`.",
+            "16 is right for the 17 levels of the digits and for nothing else: the scale has to follow `levels`.",
         ),
-        (lambda x, levels: x // (levels - 1), WHOLE),
-        (lambda x, levels: (x / (levels - 1)).round(), WHOLE),
-        (lambda x, levels: x // levels, WHOLE),
         (
             lambda x, levels: x / levels - 1,
             "`x / levels - 1` divides first and subtracts 1 afterwards, so your pixels are negative. Brackets!",
@@ -85,7 +72,7 @@ SCALE_PIXELS = Exercise(
             lambda x, levels: 2 * x.float() / (levels - 1) - 1,
             "Your values run from −1 to 1. Some models want that, and say so; here black is 0.",
         ),
-        (stretched, STRETCHED),
+        (lambda x, levels: (x.float() - x.min()) / (x.max() - x.min()), STRETCHED),
         (lambda x, levels: x / x.max(), STRETCHED),
         (lambda x, levels: (x.float() - x.float().mean()) / x.float().std(correction=0), STANDARDISED),
         (lambda x, levels: (x.float() - x.float().mean()) / x.float().std(), STANDARDISED),
@@ -96,9 +83,10 @@ SCALE_PIXELS = Exercise(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    # log p(y) = logit of y − log Σ_k exp(logit k). logsumexp subtracts the largest logit before exp, so that nothing
-    # overflows.
-    log_p = logits - logits.logsumexp(dim=1, keepdim=True)  # (B, K)
+    # log p(y) = logit of y − log Σ_k exp(logit k). Without its largest logit a row has the same probabilities, nothing
+    # overflows, and no digit is lost where logits are large.
+    shifted = logits - logits.amax(dim=1, keepdim=True)
+    log_p = shifted - shifted.logsumexp(dim=1, keepdim=True)  # (B, K)
     rows = torch.arange(len(labels))
     return -log_p[rows, labels].mean()  # one column in each row, then the mean over the batch
 
@@ -121,6 +109,8 @@ def classifications(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(16, 10, shift=-20.0),
         draw(6, 5, scale=1000.0),
         draw(6, 5, shift=-1000.0),
+        (torch.tensor([[200.0, 201.0], [0.0, 1.0], [-200.0, -199.0]]), torch.tensor([0, 1, 1])),  # rows far apart
+        (torch.tensor([[0.0, 40.0], [-30.0, 30.0], [-20.0, 0.0]]), torch.tensor([0, 0, 0])),  # sure, and wrong
     ]
 
 
@@ -132,41 +122,14 @@ def one_hot(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
 
 
-def overflowing(logits: Tensor, labels: Tensor) -> Tensor:
-    probabilities = logits.exp() / logits.exp().sum(1, keepdim=True)
-    return -probabilities[torch.arange(len(labels)), labels].log().mean()
-
-
-def with_small_constant(small: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda logits, labels: -(log_probability(logits, labels).exp() + small).log().mean()
-
-
 def label_logit(logits: Tensor, labels: Tensor) -> Tensor:
     return logits[torch.arange(len(labels)), labels]
 
 
-def maximum_lost(logits: Tensor, labels: Tensor) -> Tensor:
-    shifted = logits - logits.amax(1, keepdim=True)
-    return (shifted.logsumexp(1) - label_logit(logits, labels)).mean()
+def without_its_maximum(logits: Tensor, labels: Tensor) -> Tensor:
+    return ((logits - logits.amax(1, keepdim=True)).logsumexp(1) - label_logit(logits, labels)).mean()
 
 
-def overall_maximum_lost(logits: Tensor, labels: Tensor) -> Tensor:
-    return ((logits - logits.max()).logsumexp(1) - label_logit(logits, labels)).mean()
-
-
-def maximum_counted_twice(logits: Tensor, labels: Tensor) -> Tensor:
-    shifted = logits - logits.amax(1, keepdim=True)
-    return (logits.logsumexp(1) - label_logit(shifted, labels)).mean()
-
-
-def shares_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    return -(label_logit(logits, labels) / logits.sum(1)).log().mean()
-
-
-MAXIMUM_LOST = (
-    "The largest logit is subtracted in one place only. Taken out of the sum before exp, it has to be added back after "
-    "the log, or be taken off the label's logit as well."
-)
 LOG_OF_LOGITS = (
     "This is the logarithm of the logits, and they are no probabilities: they may be negative, where log gives nan. "
     "Their exp, divided by the sum of exp over the row, is a probability."
@@ -179,29 +142,29 @@ NO_LOGARITHM = (
     "This is made of probabilities, and no logarithm was taken. A probability of 0.01 and one of 0.0001 cost almost "
     "the same there; the cross-entropy is the mean of −log p(label)."
 )
-SMALL_CONSTANT = (
-    "On ordinary logits you are right, but a small constant inside the log puts a ceiling on the loss: a confident "
-    "mistake then has no gradient any more. Stay in logarithms (`log_softmax`, `logsumexp`) and none is needed."
-)
 
 CROSS_ENTROPY = Exercise(
     reference=cross_entropy,
-    statement="From logits (B, K) and labels (B,), the mean over the batch of −log p(label), in nats.",
+    statement="From logits (B, K) and labels (B,), the mean over the batch of −log p(label), in nats. Logits may be "
+    "large. In torch, gradients come back through it to the logits.",
     nudge="First make log-probabilities of each row: which number do you subtract from its logits so that the "
     "exponentials sum to 1? Then pick one entry per row.",
     right="the large logits included. A classifier that only guesses among K classes pays log K nats: "
     "2.303 for ten digits.",
     inputs=classifications,
+    atol=1e-4,  # float32 keeps 6e-5 of a logit of 1000
+    differentiate=("logits",),
+    numbers_too=True,
     wrong=[
+        (
+            lambda logits, labels: -log_probability(logits, labels).mean().detach(),
+            "No gradient comes back to the logits, so a classifier would learn nothing. A `detach`, `.data`, `no_grad` "
+            "or `torch.tensor(…)` cuts the path.",
+        ),
         (
             lambda logits, labels: -log_probability(logits, labels).sum(),
             "Your loss grows with the batch: that is the sum over the examples. With the mean, the same learning "
             "rate suits every batch size.",
-        ),
-        (
-            lambda logits, labels: -log_probability(logits, labels).mean() / math.log(2),
-            "Your loss is in bits: 1.4427 times the reference. The course counts in nats, so take the natural "
-            "logarithm, `log` and not `log2`.",
         ),
         (
             lambda logits, labels: -label_logit(logits, labels).mean(),
@@ -215,7 +178,6 @@ CROSS_ENTROPY = Exercise(
         ),
         (lambda logits, labels: 1 - log_probability(logits, labels).exp().mean(), NO_LOGARITHM),
         (lambda logits, labels: -log_probability(logits, labels).exp().mean(), NO_LOGARITHM),
-        (lambda logits, labels: log_probability(logits, labels).exp().mean(), NO_LOGARITHM),
         (
             lambda logits, labels: log_probability(logits, labels).mean(),
             "This is the mean log-likelihood, {yours}: what we want to be large. A loss is what we want to be "
@@ -223,22 +185,19 @@ CROSS_ENTROPY = Exercise(
         ),
         (
             lambda logits, labels: -log_probability(logits, labels).mean() / logits.shape[1],
-            "You average over the K classes as well. Only the label's own term is there, once per example: divide "
-            "by B, not by B · K.",
+            "You average over the K classes as well: each example has one term, its label's. Divide by B, not B · K.",
         ),
         (
             lambda logits, labels: -log_probability(logits, labels).sum() / logits.shape[1],
             "You divide the sum by the number of classes, K. It has one term for each example, so divide by B.",
         ),
-        (maximum_lost, MAXIMUM_LOST),
-        (overall_maximum_lost, MAXIMUM_LOST),
-        (maximum_counted_twice, MAXIMUM_LOST),
-        (lambda logits, labels: -label_logit(logits, labels).log().mean(), LOG_OF_LOGITS),
-        (shares_of_logits, LOG_OF_LOGITS),
         (
-            lambda logits, labels: (logits.exp().sum(1) - label_logit(logits, labels)).mean(),
-            "You subtract Σ exp itself. The normaliser of a log-probability is its logarithm, log Σ exp.",
+            without_its_maximum,
+            "The largest logit is subtracted in one place only. Taken out of the sum before exp, it has to be added "
+            "back after the log, or be taken off the label's logit as well.",
         ),
+        (lambda logits, labels: -label_logit(logits, labels).log().mean(), LOG_OF_LOGITS),
+        (lambda logits, labels: -label_logit(logits / logits.sum(1, keepdim=True), labels).log().mean(), LOG_OF_LOGITS),
         (
             lambda logits, labels: -log_probability(logits, labels).exp().mean().log(),
             "You average the probabilities and take the logarithm afterwards. By Jensen's inequality that is "
@@ -255,30 +214,21 @@ CROSS_ENTROPY = Exercise(
             "`log_p[torch.arange(B), labels]`, or `gather`.",
         ),
         (lambda logits, labels: -logits.log_softmax(1).mean(), LABELS_UNUSED),
-        (lambda logits, labels: -logits.log_softmax(1).sum(1).mean(), LABELS_UNUSED),
-        (lambda logits, labels: -logits.log_softmax(1).amax(1).mean(), LABELS_UNUSED),
         (lambda logits, labels: torch.distributions.Categorical(logits=logits).entropy().mean(), LABELS_UNUSED),
-        (lambda logits, labels: logits.logsumexp(1).mean(), LABELS_UNUSED),
-        (
-            lambda logits, labels: (logits.logsumexp(1) + label_logit(logits, labels)).mean(),
-            "You add the label's logit to log Σ exp. log p is the logit minus log Σ exp, and the loss is minus that.",
-        ),
         (
             lambda logits, labels: -logits.log_softmax(0)[torch.arange(len(labels)), labels].mean(),
-            "Your probabilities sum to 1 down each column, over the batch. They have to sum to 1 along each row, "
-            "over the classes: dimension 1.",
+            "Your probabilities sum to 1 down each column. They have to along each row, over the classes: dimension 1.",
         ),
         (
-            overflowing,
+            lambda logits, labels: -label_logit(logits.exp() / logits.exp().sum(1, keepdim=True), labels).log().mean(),
             "Right as long as the logits are small; at 1000, exp overflows or underflows and the loss becomes "
             "{yours}. Look up the log-sum-exp trick: subtract each row's largest logit before exp.",
         ),
         (
-            lambda logits, labels: -logits.softmax(1)[torch.arange(len(labels)), labels].log().mean(),
+            lambda logits, labels: -label_logit(logits.softmax(1), labels).log().mean(),
             "Right until something underflows to 0 before its logarithm is taken: e^−1000 is 0 in floats. Form log p "
             "directly, as the logit minus the logsumexp of its row (`log_softmax`).",
         ),
-        *[(with_small_constant(small), SMALL_CONSTANT) for small in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-16)],
     ],
 )
 
@@ -292,10 +242,15 @@ def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> Tensor:
     return gradient / len(labels)
 
 
-def one_from_every_label(logits: Tensor, labels: Tensor) -> Tensor:
-    gradient = logits.softmax(1)
-    gradient[:, labels] -= 1
-    return gradient / len(labels)
+def one_from(place: Callable[[Tensor], tuple | Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The gradient where the labels are subtracted at this place of it."""
+
+    def gradient(logits: Tensor, labels: Tensor) -> Tensor:
+        gradient = logits.softmax(1)
+        gradient[place(labels)] -= 1
+        return gradient / len(labels)
+
+    return gradient
 
 
 SOFTMAX_FORGOTTEN = (
@@ -305,7 +260,8 @@ SOFTMAX_FORGOTTEN = (
 
 CROSS_ENTROPY_GRADIENT = Exercise(
     reference=cross_entropy_gradient,
-    statement="The gradient (B, K) of the mean cross-entropy with respect to the logits, without autograd.",
+    statement="The gradient (B, K) of the mean cross-entropy with respect to the logits, without autograd. Logits may "
+    "be large.",
     nudge="Write one example's loss as log Σ_k exp(logit_k) − logit_label and differentiate the two terms one by one.",
     right="the large logits included. What the model believes minus what is true, over B: each row sums to 0.",
     inputs=classifications,
@@ -321,17 +277,12 @@ CROSS_ENTROPY_GRADIENT = Exercise(
         ),
         (
             lambda logits, labels: logits.softmax(1) - one_hot(logits, labels),
-            "This is the gradient of the sum over the batch. The loss is a mean over the B examples, so each row "
-            "counts 1/B.",
+            "This is the gradient of the sum over the batch. The loss is a mean over B examples: each row counts 1/B.",
         ),
         (
             lambda logits, labels: logits.softmax(1) / len(labels),
             "The labels do not appear in your gradient: this is the derivative of log Σ exp alone. −logit_label has "
             "a derivative too, at one place in each row.",
-        ),
-        (
-            lambda logits, labels: logits.softmax(1),
-            "This is the softmax itself. The labels do not appear in it yet, nor the 1/B of the mean.",
         ),
         (
             lambda logits, labels: -one_hot(logits, labels) / len(labels),
@@ -340,8 +291,7 @@ CROSS_ENTROPY_GRADIENT = Exercise(
         ),
         (
             lambda logits, labels: (logits.softmax(1) - one_hot(logits, labels)) / logits.numel(),
-            "You divide by B · K. The loss is a mean over the B examples only; an example's K logits all belong to "
-            "its one loss.",
+            "You divide by B · K. The loss is a mean over B examples: the K logits of one belong to its one loss.",
         ),
         (
             lambda logits, labels: (logits.softmax(1) - one_hot(logits, labels)) / logits.shape[1],
@@ -351,13 +301,17 @@ CROSS_ENTROPY_GRADIENT = Exercise(
         (lambda logits, labels: logits - one_hot(logits, labels), SOFTMAX_FORGOTTEN),
         (
             lambda logits, labels: (logits.softmax(0) - one_hot(logits, labels)) / len(labels),
-            "Your softmax runs down the columns, over the batch. Each example has its own distribution over the "
-            "classes: dimension 1.",
+            "Your softmax runs down the columns. Each example has its own distribution over the classes: dimension 1.",
         ),
         (
-            one_from_every_label,
+            one_from(lambda labels: (slice(None), labels)),
             "`gradient[:, labels] -= 1` subtracts at every label of the batch, in every row. One entry per row is "
             "meant: pair the rows with `torch.arange(B)`, or use a one-hot matrix.",
+        ),
+        (
+            one_from(lambda labels: labels),
+            "`gradient[labels] -= 1` subtracts from whole rows, those whose numbers are the labels. One entry of every "
+            "row is meant: `gradient[torch.arange(B), labels] -= 1`, or a one-hot matrix.",
         ),
         (
             lambda logits, labels: (
@@ -373,7 +327,7 @@ CROSS_ENTROPY_GRADIENT = Exercise(
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    # The predicted class is the largest logit's; no softmax is needed to find it, for it keeps the order.
+    # The predicted class is the largest logit's, the first of equal ones; no softmax is needed, for it keeps the order.
     predicted = logits.argmax(dim=1)  # (B,)
     return (predicted == labels).float().mean()
 
@@ -394,19 +348,21 @@ def predictions(generator: Generator) -> list[tuple[Tensor, Tensor]]:
         draw(200, 10, skill=1.5),
         draw(20, 10, skill=50.0),  # all right
         draw(20, 10, skill=-50.0),  # all wrong
+        (torch.zeros(5, 3), torch.tensor([0, 1, 2, 0, 2])),  # every class alike: the first counts
+        (torch.tensor([[1.0, 2.0, 2.0], [2.0, 1.0, 2.0], [0.0, 3.0, 3.0]]), torch.tensor([2, 0, 1])),
     ]
 
 
-TOP_LOGIT = (
-    "You compare the labels with the size of the largest logit, not with its place. `max` gives the value, `argmax` "
-    "(or the second thing that `max(dim=1)` returns) gives the class."
-)
+def with_ties(logits: Tensor, labels: Tensor) -> Tensor:
+    return (label_logit(logits, labels) >= logits.amax(1)).double().mean()
+
 
 ACCURACY = Exercise(
     reference=accuracy,
-    statement="The share, between 0 and 1, of the examples whose largest logit is that of the label.",
+    statement="The share, between 0 and 1, of the examples whose largest logit is that of the label; of equal largest "
+    "logits the first counts, as in `argmax`.",
     nudge="Find each row's predicted class first, then compare B predictions with B labels.",
-    right="batches of one and of 200. Ten equally common classes give a guesser 0.1: compare with that first.",
+    right="batches of one, and ties. Ten equally common classes give a guesser 0.1: compare with that first.",
     inputs=predictions,
     wrong=[
         (
@@ -420,6 +376,16 @@ ACCURACY = Exercise(
             "counted through all rows. One prediction per row is needed: dimension 1.",
         ),
         (
+            lambda logits, labels: (logits.argmax(1, keepdim=True) == labels).double().mean(),
+            "Your predictions are (B, 1) and the labels (B,): `==` spreads them to (B, B) and compares every example "
+            "with every label. Drop the `keepdim`, or `squeeze(1)`.",
+        ),
+        (
+            with_ties,
+            "You count a tie as right. A network that gives every class the same logit would be right every time; one "
+            "class is predicted for each example, the first of equal ones.",
+        ),
+        (
             lambda logits, labels: (logits.argmax(1) == labels).sum() / logits.shape[1],
             "You divide by the number of classes, K. The share is of the B examples.",
         ),
@@ -428,30 +394,21 @@ ACCURACY = Exercise(
             "This is how many are right, {yours}. The accuracy is their share of the batch.",
         ),
         (
-            lambda logits, labels: 100 * (logits.argmax(1) == labels).double().mean(),
-            "You return percent. A share between 0 and 1 is asked; the format `.1%` prints it as percent where that "
-            "reads better.",
-        ),
-        (
             lambda logits, labels: (logits.argmax(1) != labels).double().mean(),
             "This is the error rate, {yours}: the share that is wrong. The accuracy is what is left.",
         ),
-        (lambda logits, labels: (logits.max(1).values == labels).double().mean(), TOP_LOGIT),
-        (lambda logits, labels: (logits.max(1).values.round() == labels).double().mean(), TOP_LOGIT),
         (
-            lambda logits, labels: (logits.softmax(1).max(1).values.round() == labels).double().mean(),
-            "You compare the labels with the top probability, rounded. A probability says how sure the model is, "
-            "not of which class: `argmax` gives that.",
+            lambda logits, labels: (logits.max(1).values == labels).double().mean(),
+            "You compare the labels with the size of the largest logit, not with its place. `max` gives the value, "
+            "`argmax` (or the second thing that `max(dim=1)` returns) gives the class.",
         ),
         (
             lambda logits, labels: (logits.argmax(1) == labels).sum() // len(labels),
-            "Your values are only 0 and 1: a division `//` of integers rounds everything between down, and `all()` "
-            "asks whether all are right.",
+            "Only 0 and 1: a division `//` rounds everything between down, and `all()` asks whether all are right.",
         ),
         (
             lambda logits, labels: log_probability(logits, labels).exp().mean(),
-            "This is the mean probability of the label, which also counts how sure the model is. For the accuracy an "
-            "example is right or wrong.",
+            "This is the mean probability of the label. For the accuracy an example is right or wrong, however sure.",
         ),
     ],
 )

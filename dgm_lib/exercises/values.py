@@ -13,19 +13,36 @@ MOST_SHOWN = 8  # numbers of a tensor that still read well inside a sentence
 
 
 def as_tensor(answer: object) -> Tensor:
-    """The answer as a float64 tensor on the CPU: a number, a list or tuple of answers, an array, a tensor of any kind.
+    """The answer as a new float64 tensor on the CPU: a number, a list or tuple of answers, an array, any tensor.
 
     Raises TypeError for what does not hold real numbers, ValueError for a tuple whose entries differ in shape.
     """
-    if isinstance(answer, Tensor) and not answer.is_complex():
-        return answer.detach().cpu().double()
+    if _is_complex(answer):
+        raise TypeError("its numbers are complex, where real ones are asked: a root or a power of a negative number?")
+    if isinstance(answer, Tensor):
+        return answer.detach().to_dense().to("cpu", torch.float64, copy=True)
     if isinstance(answer, np.ndarray) and answer.dtype.kind in "biuf":
         return torch.from_numpy(answer.astype(np.float64))
-    if isinstance(answer, Real | np.number | np.bool_) and not isinstance(answer, np.complexfloating):
+    if isinstance(answer, Real | np.number | np.bool_):
         return torch.tensor(_as_float(answer), dtype=torch.float64)
     if isinstance(answer, list | tuple):
         return _stacked([as_tensor(entry) for entry in answer])
     raise TypeError(f"{type(answer).__name__} is not a tensor, an array or a number")
+
+
+def _is_complex(answer: object) -> bool:
+    if isinstance(answer, Tensor):
+        return answer.is_complex()
+    return np.iscomplexobj(answer) if isinstance(answer, complex | np.ndarray | np.generic) else False
+
+
+def sixteen_bit(answer: object) -> str | None:
+    """The dtype of an answer whose numbers have 16 bits or fewer, and so two or three digits; else None."""
+    if isinstance(answer, list | tuple):
+        return next(filter(None, map(sixteen_bit, answer)), None)
+    if isinstance(answer, Tensor) and answer.is_floating_point() and answer.element_size() <= 2:
+        return str(answer.dtype).removeprefix("torch.")
+    return "float16" if isinstance(answer, np.ndarray | np.generic) and answer.dtype == np.float16 else None
 
 
 def _as_float(number: Real) -> float:
