@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import chain
+from numbers import Integral, Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 NO_LABEL = -1  # what y holds of an example whose label is not known
 SUM = 1e-4  # by which rounding may move the sum of probabilities from 1
+CASTS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
 
 
 def check_images(x: Tensor, shape: Sequence[int]) -> None:
@@ -23,8 +27,7 @@ def check_images(x: Tensor, shape: Sequence[int]) -> None:
 
 def check_labels(y: Tensor, n: int, n_classes: int) -> None:
     """Raises ValueError unless y holds n labels 0 … n_classes − 1."""
-    if y.shape != (n,) or y.dtype != torch.int64:
-        raise ValueError(f"expected {n} labels of type int64, one an image, got {y.dtype} of shape {tuple(y.shape)}")
+    check_kind_of_labels(y, n)
     wrong = y[(y < 0) | (y >= n_classes)]
     if len(wrong):
         raise ValueError(f"a label is {int(wrong[0])}, but the {n_classes} classes are 0 … {n_classes - 1}")
@@ -32,10 +35,17 @@ def check_labels(y: Tensor, n: int, n_classes: int) -> None:
 
 def check_some_labels(y: Tensor, n: int, n_classes: int) -> None:
     """Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64; −1 means that it is not known."""
-    check_labels(y.clamp(min=0), n, n_classes)
-    wrong = y[y < NO_LABEL]
+    check_kind_of_labels(y, n)
+    wrong = y[(y < NO_LABEL) | (y >= n_classes)]
     if len(wrong):
         raise ValueError(f"a label is {int(wrong[0])}: it must be one of 0 … {n_classes - 1}, or −1 for no label")
+
+
+def check_kind_of_labels(y: Tensor, n: int) -> None:
+    if not isinstance(y, Tensor) or y.shape != (n,) or y.dtype != torch.int64:
+        raise ValueError(
+            f"expected {n} labels of type int64, one an image, got {kind(y)}: y.flatten().long() may be them"
+        )
 
 
 def check_prior(prior: Tensor, n_classes: int) -> None:
@@ -62,11 +72,27 @@ def check_condition(y: Tensor | None, n: int, n_classes: int | None, model: str)
         check_labels(y, n, n_classes)
 
 
-def check_examples(x: Tensor, shape: Sequence[int]) -> None:
-    """Raises ValueError unless x is a batch of floats, (B, *shape)."""
-    if x.shape[1:] != shape or not x.is_floating_point():
+def check_examples(x: Tensor, shape: Sequence[int], model: nn.Module | None = None, what: str = "examples") -> None:
+    """Raises ValueError unless x is a batch of floats, (B, *shape), of the type that the model calculates in."""
+    if not isinstance(x, Tensor) or x.dim() < 1 or x.shape[1:] != torch.Size(shape) or not x.is_floating_point():
         expected = ", ".join(map(str, ("B", *shape)))
-        raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"expected float {what} of shape ({expected}), got {kind(x)}: reshape x and give x.float(), for bytes "
+            "Split.scaled or Split.batches"
+        )
+    if model is not None:
+        check_type(x, model, what)
+
+
+def check_type(x: Tensor, model: nn.Module, what: str = "examples") -> None:
+    """Raises ValueError where torch could not multiply x with the model's weights. It reads no value."""
+    types = {x.dtype, own_type(model, x.dtype)}
+    if len(types) > 1 and (torch.float64 in types or not torch.is_autocast_enabled(x.device.type)):
+        own = own_type(model, x.dtype)
+        raise ValueError(
+            f"the {what} are {x.dtype} and the model calculates in {own}: give x.{CASTS[own]}(), or turn the model by "
+            f"model.{CASTS.get(x.dtype, 'double')}()"
+        )
 
 
 def check_possible(log_prob: Tensor) -> None:
@@ -94,12 +120,16 @@ def check_binary(x: Tensor) -> None:
 
 def check_known(known: Tensor, x: Tensor) -> Tensor:
     """The mask for every entry of x, True where it is known. Raises ValueError where it is not bool or does not fit."""
-    if known.dtype != torch.bool:
-        raise ValueError(f"known has the type {known.dtype}: it must be bool, True where x is known")
+    if not isinstance(known, Tensor) or known.dtype != torch.bool:
+        what = f"has the type {known.dtype}" if isinstance(known, Tensor) else f"is {kind(known)}"
+        raise ValueError(f"known {what}: it must be bool, a tensor that is True where x is known")
     try:
         return known.expand_as(x)
     except RuntimeError:
-        raise ValueError(f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}") from None
+        raise ValueError(
+            f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}: give it the shape of x, "
+            "as known.view_as(x) does for rows, or (B, 1, …) for whole examples"
+        ) from None
 
 
 def check_points(x: Tensor, n_features: int) -> None:
@@ -112,3 +142,64 @@ def check_points(x: Tensor, n_features: int) -> None:
     if len(strange):
         row, column = strange[0].tolist()
         raise ValueError(f"x[{row}, {column}] is {x[row, column].item()}: a density needs finite numbers")
+
+
+def kind(x: object) -> str:
+    """What was given, for a sentence: type and shape of a tensor, else the name of the class."""
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+
+
+def shaped(x: object) -> str:
+    """What is wrong with the shape of what a function gave, for a sentence."""
+    return f"has the shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"is {kind(x)}"
+
+
+def own_type(model: nn.Module, default: torch.dtype = torch.float32) -> torch.dtype:
+    """The type that a model calculates in: that of its first parameter or buffer of floats."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), default)
+
+
+def check_some(x: Tensor) -> None:
+    """Raises ValueError for a batch without an example, of which there is no mean."""
+    if not len(x):
+        raise ValueError(f"the batch is empty, of shape {tuple(x.shape)}: a mean needs at least one example")
+
+
+def check_inside(x: Tensor, box: tuple[float, float] | None) -> None:
+    """Raises ValueError where x leaves the box or, without one, where it is NaN or infinite. x: not empty."""
+    low, high = (float(end) for end in torch.stack(x.detach().aminmax()).tolist())  # asks the device once; keeps a NaN
+    if box is None and not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"x holds {high if math.isfinite(low) else low:g}: leave out what is NaN or infinite")
+    if box is not None and not (box[0] <= low and high <= box[1]):
+        raise ValueError(
+            f"x holds {high if box[0] <= low else low:g}, and the model knows numbers in [{box[0]:g}, {box[1]:g}]: "
+            "scale x to that range, as Split.batches scales pixels to [0, 1], or give the model the box of the data"
+        )
+
+
+def check_box(box: tuple[float, float] | None) -> None:
+    """Raises ValueError unless the box is (low, high), both finite, or None."""
+    if box is not None and not (len(box) == 2 and -math.inf < box[0] < box[1] < math.inf):
+        raise ValueError(f"box is {box}: it must be (low, high) with low < high, both finite")
+
+
+def check_whole(least: int, **numbers: int) -> None:
+    """Raises ValueError unless each is a whole number ≥ least: check_whole(1, steps=steps)."""
+    for name, number in numbers.items():
+        if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+            raise ValueError(f"{name} is {number!r}: it must be a whole number ≥ {least}")
+
+
+def check_weight(**numbers: float) -> None:
+    """Raises ValueError unless each is a number ≥ 0 and finite."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not 0 <= number < math.inf:
+            raise ValueError(f"{name} is {number!r}: it must be a number ≥ 0 and finite")
+
+
+def check_positive(**numbers: float) -> None:
+    """Raises ValueError unless each is a number > 0 and finite."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not 0 < number < math.inf:
+            raise ValueError(f"{name} is {number!r}: it must be positive and finite")

@@ -17,6 +17,8 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from dgm_lib.checks import check_inside, check_positive, check_whole
+
 # ---- priors --------------------------------------------------------------------------------------------------------
 
 
@@ -25,6 +27,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, n_latents: int):
         super().__init__()
+        check_whole(1, n_latents=n_latents)
         self.n_latents = n_latents
         self.register_buffer("mu", torch.zeros(n_latents))
 
@@ -37,6 +40,7 @@ class StandardNormal(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
+        check_whole(0, n=n)
         return self.distribution().sample((n,))
 
 
@@ -45,8 +49,7 @@ class MixturePrior(nn.Module):
 
     def __init__(self, n_components: int, n_latents: int):
         super().__init__()
-        if n_components < 1:
-            raise ValueError(f"n_components is {n_components}: a mixture has at least 1")
+        check_whole(1, n_components=n_components, n_latents=n_latents)
         self.n_latents = n_latents
         self.logits = nn.Parameter(torch.zeros(n_components))
         self.mu = nn.Parameter(torch.randn(n_components, n_latents))
@@ -62,6 +65,7 @@ class MixturePrior(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
+        check_whole(0, n=n)
         return self.distribution().sample((n,))
 
 
@@ -229,14 +233,22 @@ def parameters(out: Tensor, n: int) -> Tensor:
     return out.unflatten(1, (-1, n)).movedim(2, -1)
 
 
+class FiniteNormal(Normal):
+    """A Normal that is asked about numbers only: NaN is no example that a model could explain."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        if x.numel():
+            check_inside(x, None)
+        return super().log_prob(x)
+
+
 class NormalNoise(nn.Module):
     """Real values x = out + σε with one σ for all, which is learnt: (B, …) -> N(out, σ²). A density, in nats."""
 
     def __init__(self, sigma: float = 1.0):
         super().__init__()
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma is {sigma:g}: a standard deviation must be positive")
+        check_positive(sigma=sigma)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
 
     def forward(self, out: Tensor) -> Distribution:
-        return Normal(out, self.log_sigma.exp(), validate_args=False)
+        return FiniteNormal(out, self.log_sigma.exp(), validate_args=False)

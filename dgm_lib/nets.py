@@ -17,6 +17,8 @@ from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from dgm_lib.checks import shaped
+
 
 class MLP(nn.Sequential):
     """Fully connected layers: MLP(64, 128, 10) maps (B, …) with 64 numbers an example to (B, 10).
@@ -230,7 +232,7 @@ class Labelled(nn.Module):
 
 def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
     """The arguments of a network that may be told the label."""
-    return (x,) if y is None else (x, y)
+    return (x,) if y is None else (x, usual(y))
 
 
 # ---- what models ask of networks -----------------------------------------------------------------------------------
@@ -239,6 +241,27 @@ def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
 def n_parameters(model: nn.Module) -> int:
     """How many numbers training can change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@contextmanager
+def leaf(x: Tensor) -> Iterator[Tensor]:
+    """x as what is differentiated by: inside, gradients are on, whatever no_grad or inference_mode is around it."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield usual(x).detach().requires_grad_()
+
+
+def usual(x: Tensor) -> Tensor:
+    """x, as a tensor that autograd may keep: those of inference mode are none outside of it."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+
+
+@contextmanager
+def on_trial(model: nn.Module) -> Iterator[None]:
+    """For running networks once on zeros, so that a misfit is said before any training: no layer learns from them."""
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train()
 
 
 @contextmanager
@@ -256,22 +279,21 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 def one_number(values: Tensor, n: int, what: str) -> Tensor:
     """What a network says of n examples, (n, 1) or (n,), as (n,). Raises ValueError for anything else."""
-    values = values.squeeze(1) if values.dim() == 2 else values
-    if values.shape != (n,):
-        raise ValueError(
-            f"{what} of {n} examples has the shape {tuple(values.shape)}: it must be one number an example, ({n},) or "
-            f"({n}, 1); let the network end in one unit"
-        )
-    return values
+    if isinstance(values, Tensor) and values.shape in ((n,), (n, 1)):
+        return values.reshape(n)
+    raise ValueError(
+        f"{what} of {n} examples {shaped(values)}: it must be one number an example, ({n},) or ({n}, 1); let "
+        "the network end in one unit"
+    )
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Says what torch's own message, which knows matrices only, is about."""
+    """Says what torch's own message, which knows matrices only, is about; it stays the cause."""
     try:
         yield
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise ValueError(f"{what}: {error}") from error
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{what}: let its sizes fit; the error above this one shows the layer") from error
 
 
 def _quarter(shape: tuple[int, int, int]) -> tuple[int, int]:

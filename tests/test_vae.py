@@ -652,7 +652,7 @@ def test_pixels_off_the_grid_are_refused(pixels, channels, bound):
 @pytest.mark.parametrize("k", [0, -3])
 def test_fewer_than_one_draw_is_refused(k):
     vae, x = digits_vae(), digits()
-    with pytest.raises(ValueError, match=f"k is {k}: the importance-weighted bound needs at least 1 draw"):
+    with pytest.raises(ValueError, match=f"k is {k}: it must be a whole number ≥ 1"):
         vae.iw_bound(x, k)
     known = torch.ones(8, 8).bool()
     with pytest.raises(ValueError, match=f"k is {k}, rounds 5: filling in needs"):
