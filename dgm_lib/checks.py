@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
-from numbers import Integral, Real
+from numbers import Real
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +27,18 @@ def check_images(x: Tensor, shape: Sequence[int]) -> None:
         )
 
 
-def check_labels(y: Tensor, n: int, n_classes: int) -> None:
-    """Raises ValueError unless y holds n labels 0 … n_classes − 1."""
+def check_labels(y: Tensor, n: int, n_classes: int, *, least: int = 0) -> None:
+    """Raises ValueError unless y holds n labels least … n_classes − 1."""
     check_kind_of_labels(y, n)
-    wrong = y[(y < 0) | (y >= n_classes)]
+    wrong = y[(y < least) | (y >= n_classes)]
     if len(wrong):
-        raise ValueError(f"a label is {int(wrong[0])}, but the {n_classes} classes are 0 … {n_classes - 1}")
+        classes = f"the {n_classes} classes are 0 … {n_classes - 1}{', or −1 for no label' if least else ''}"
+        raise ValueError(f"a label is {int(wrong[0])}, but {classes}")
 
 
 def check_some_labels(y: Tensor, n: int, n_classes: int) -> None:
     """Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64; −1 means that it is not known."""
-    check_kind_of_labels(y, n)
-    wrong = y[(y < NO_LABEL) | (y >= n_classes)]
-    if len(wrong):
-        raise ValueError(f"a label is {int(wrong[0])}: it must be one of 0 … {n_classes - 1}, or −1 for no label")
+    check_labels(y, n, n_classes, least=NO_LABEL)
 
 
 def check_kind_of_labels(y: Tensor, n: int) -> None:
@@ -77,8 +77,8 @@ def check_examples(x: Tensor, shape: Sequence[int], model: nn.Module | None = No
     if not isinstance(x, Tensor) or x.dim() < 1 or x.shape[1:] != torch.Size(shape) or not x.is_floating_point():
         expected = ", ".join(map(str, ("B", *shape)))
         raise ValueError(
-            f"expected float {what} of shape ({expected}), got {kind(x)}: reshape x and give x.float(), for bytes "
-            "Split.scaled or Split.batches"
+            f"expected float {what} of shape ({expected}), got {kind(x)}: give x.float() in that shape"
+            f"{', as Split.scaled and Split.batches make of bytes' if kind(x).startswith('torch.uint8') else ''}"
         )
     if model is not None:
         check_type(x, model, what)
@@ -187,19 +187,41 @@ def check_box(box: tuple[float, float] | None) -> None:
 def check_whole(least: int, **numbers: int) -> None:
     """Raises ValueError unless each is a whole number ≥ least: check_whole(1, steps=steps)."""
     for name, number in numbers.items():
-        if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
-            raise ValueError(f"{name} is {number!r}: it must be a whole number ≥ {least}")
+        try:
+            fine = not isinstance(number, bool) and index(number) >= least
+        except TypeError:
+            fine = False
+        if not fine:
+            raise ValueError(f"{name} is {shown(number)}: it must be a whole number ≥ {least}")
 
 
 def check_weight(**numbers: float) -> None:
     """Raises ValueError unless each is a number ≥ 0 and finite."""
     for name, number in numbers.items():
         if not isinstance(number, Real) or not 0 <= number < math.inf:
-            raise ValueError(f"{name} is {number!r}: it must be a number ≥ 0 and finite")
+            raise ValueError(f"{name} is {shown(number)}: it must be ≥ 0 and finite")
 
 
 def check_positive(**numbers: float) -> None:
     """Raises ValueError unless each is a number > 0 and finite."""
     for name, number in numbers.items():
         if not isinstance(number, Real) or not 0 < number < math.inf:
-            raise ValueError(f"{name} is {number!r}: it must be positive and finite")
+            raise ValueError(f"{name} is {shown(number)}: it must be positive and finite")
+
+
+def shown(number: object) -> str:
+    return f"{number:g}" if isinstance(number, Real) else repr(number)
+
+
+@contextmanager
+def leaf(x: Tensor) -> Iterator[Tensor]:
+    """x as what is differentiated by: inside, gradients are on, whatever no_grad or inference_mode is around it."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise ValueError(f"a gradient is taken at floats, got {kind(x)}: give x.float()")
+    with torch.inference_mode(False), torch.enable_grad():
+        yield usual(x).detach().requires_grad_()
+
+
+def usual(x: Tensor) -> Tensor:
+    """x, as a tensor that autograd may keep: those of inference mode are none outside of it."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x

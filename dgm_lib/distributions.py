@@ -1,7 +1,7 @@
 """Priors and likelihoods as torch distributions: what a model assumes about z, and about a pixel given z.
 
 A pixel x lies on the grid {0, 1/(L−1), …, 1} of its L levels. Each likelihood here is a probability of the *level*, in
-nats, and sums to 1 over all levels: only then are two models' figures comparable. Wrap one in `Independent(…, 3)` to
+nats, and sums to 1 over all levels: only then are two models' figures comparable. Wrap one in `Whole(…, 3)` to
 score whole images: (B, C, H, W) -> (B,).
 
 What a decoder gives for each pixel are the parameters of its distribution; the functions `…_pixels` name them.
@@ -19,6 +19,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from dgm_lib.checks import check_inside, check_positive, check_whole
 
+
+class Whole(Independent):
+    """Independent numbers taken together as one example: torch's Independent, which cannot take a batch of none."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Nats, one number an example."""
+        log_p = self.base_dist.log_prob(x)
+        return log_p.flatten(-self.reinterpreted_batch_ndims).sum(-1) if self.reinterpreted_batch_ndims else log_p
+
+
 # ---- priors --------------------------------------------------------------------------------------------------------
 
 
@@ -32,7 +42,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("mu", torch.zeros(n_latents))
 
     def distribution(self) -> Distribution:
-        return Independent(Normal(self.mu, torch.ones_like(self.mu), validate_args=False), 1)
+        return Whole(Normal(self.mu, torch.ones_like(self.mu), validate_args=False), 1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(B, D) -> (B,) nats."""
@@ -66,12 +76,12 @@ class MixturePrior(nn.Module):
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
         check_whole(0, n=n)
-        return self.distribution().sample((n,))
+        return self.distribution().sample((max(n, 1),))[:n]  # torch's mixtures cannot draw nothing
 
 
 def diagonal_normal(mu: Tensor, log_var: Tensor) -> Distribution:
     """N(μ, diag exp(log_var)) over vectors: each (…, D)."""
-    return Independent(Normal(mu, (0.5 * log_var).exp(), validate_args=False), 1)
+    return Whole(Normal(mu, (0.5 * log_var).exp(), validate_args=False), 1)
 
 
 # ---- what is let in ------------------------------------------------------------------------------------------------

@@ -27,9 +27,10 @@ from dgm_lib.checks import (
     check_some,
     check_weight,
     check_whole,
+    leaf,
     own_type,
 )
-from dgm_lib.nets import frozen, leaf, one_number
+from dgm_lib.nets import explained, frozen, one_number
 from dgm_lib.samplers import (
     Box,
     Law,
@@ -83,7 +84,8 @@ class EnergyModel(nn.Module):
         self.restart, self.penalty, self.jump = restart, penalty, jump
         self.register_buffer("chains", torch.empty(n_chains, *shape, dtype=own_type(net)))
         self.chains.copy_(self.noise(n_chains))
-        check_energy(self.energy(self.chains[:2]), min(2, n_chains))
+        with explained(f"the network does not take examples of shape {tuple(shape)}"):
+            check_energy(self.energy(self.chains[:2]), min(2, n_chains))
 
     def noise(self, n: int) -> Tensor:
         """Where chains begin: (n, *shape)."""
@@ -98,6 +100,7 @@ class EnergyModel(nn.Module):
 
     def score(self, x: Tensor) -> Tensor:
         """−∇_x E(x), the score at T = 1: the shape of x, without a graph."""
+        check_examples(x, self.shape, self)
         with frozen(self.net):
             return value_and_score(self.energy, x)[1]
 
@@ -211,8 +214,10 @@ class NoiseContrast(nn.Module):
 
     def energy(self, x: Tensor) -> Tensor:
         """E(x): (B, …) -> (B,) nats. Raises ValueError for another number of outputs."""
-        check_examples(x, x.shape[1:], self)
-        return one_number(self.net(x), len(x), "the energy")
+        check_examples(x, getattr(x, "shape", (1,))[1:], self)
+        with explained(f"the network does not take examples of shape {tuple(x.shape[1:])}"):
+            values = self.net(x)
+        return one_number(values, len(x), "the energy")
 
     def log_prob(self, x: Tensor) -> Tensor:
         """−E(x) − log_z, (B, …) -> (B,) nats: it integrates to 1 only where the estimate is good."""
@@ -224,6 +229,7 @@ class NoiseContrast(nn.Module):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Cross-entropy of the two classes, an example of data with its `ratio` of noise: a scalar in nats."""
+        check_examples(x, getattr(x, "shape", (1,))[1:], self)
         check_some(x)
         check_inside(x, None)
         with torch.no_grad():

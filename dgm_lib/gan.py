@@ -28,9 +28,10 @@ from dgm_lib.checks import (
     check_some,
     check_weight,
     check_whole,
+    leaf,
 )
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.nets import explained, frozen, given, leaf, on_trial, one_number
+from dgm_lib.nets import explained, frozen, given, on_trial, one_number
 
 Critic = Callable[[Tensor], Tensor]
 Penalty = Callable[[Critic, Tensor, Tensor], Tensor]

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.checks import check_examples, check_labels, check_weight, check_whole
+from dgm_lib.checks import check_examples, check_labels, check_weight, check_whole, usual
 from dgm_lib.energy import EnergyModel
-from dgm_lib.nets import usual
 from dgm_lib.samplers import ChainError
 
 

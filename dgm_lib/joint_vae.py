@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent
+from torch.distributions import Categorical, Distribution
 from torch.distributions.kl import kl_divergence
 
 from dgm_lib.checks import (
@@ -27,8 +27,8 @@ from dgm_lib.checks import (
     check_some_labels,
     check_whole,
 )
-from dgm_lib.distributions import StandardNormal, diagonal_normal
-from dgm_lib.nets import explained, on_trial
+from dgm_lib.distributions import StandardNormal, Whole, diagonal_normal
+from dgm_lib.nets import explained, of_one, on_trial
 
 # ---- what it is made of --------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class JointVAE(nn.Module):
             for name, modality in self.modalities.items():
                 with explained(f"the decoder of {name!r} does not take the {z.shape[1]} latents of the prior"):
                     p = modality.given(z)
-                    self.shapes[name] = p.batch_shape[1:]
+                    self.shapes[name] = of_one(p.batch_shape, 2, f"what the decoder of {name!r} makes")
                     self.n_classes[name] = p.logits.shape[-1] if isinstance(p, Categorical) else None
                 self.posterior(**{name: torch.zeros_like(p.sample())})
 
@@ -138,7 +138,7 @@ class JointVAE(nn.Module):
         """p(x_i|z) over whole examples of a modality, for latents (B, D)."""
         self._known([name])
         check_examples(z, (self.prior.n_latents,), self, "latents")
-        return Independent(self.modalities[name].given(z), len(self.shapes[name]))
+        return Whole(self.modalities[name].given(z), len(self.shapes[name]))
 
     @torch.no_grad()
     def sample(self, n: int) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ class JointVAE(nn.Module):
         q = self._product(experts)
         z = q.rsample()
         terms = {name: self._log_likelihood(name, x, z) for name, x in given.items()}
-        return terms, kl_divergence(q, self.prior.distribution())
+        return terms, kl_divergence(q.base_dist, self.prior.distribution().base_dist).sum(-1)
 
     def _log_likelihood(self, name: str, x: Tensor, z: Tensor) -> Tensor:
         """log p(x_i|z), (B,) nats; 0 where x is missing: what was not observed needs no explanation."""

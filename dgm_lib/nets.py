@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from dgm_lib.checks import shaped
+from dgm_lib.checks import shaped, usual
 
 
 class MLP(nn.Sequential):
@@ -226,7 +226,7 @@ class Labelled(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         x = x.flatten(1) if self.flat else x
-        label = one_hot(y, self.n_classes).to(x).view(len(x), -1, *[1] * (x.dim() - 2))
+        label = one_hot(y, self.n_classes).to(x).view(len(x), self.n_classes, *[1] * (x.dim() - 2))
         return self.net(torch.cat([x, label.expand(-1, -1, *x.shape[2:])], 1))
 
 
@@ -241,18 +241,6 @@ def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
 def n_parameters(model: nn.Module) -> int:
     """How many numbers training can change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-@contextmanager
-def leaf(x: Tensor) -> Iterator[Tensor]:
-    """x as what is differentiated by: inside, gradients are on, whatever no_grad or inference_mode is around it."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield usual(x).detach().requires_grad_()
-
-
-def usual(x: Tensor) -> Tensor:
-    """x, as a tensor that autograd may keep: those of inference mode are none outside of it."""
-    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 @contextmanager
@@ -285,6 +273,13 @@ def one_number(values: Tensor, n: int, what: str) -> Tensor:
         f"{what} of {n} examples {shaped(values)}: it must be one number an example, ({n},) or ({n}, 1); let "
         "the network end in one unit"
     )
+
+
+def of_one(shape: torch.Size, n: int, what: str) -> torch.Size:
+    """The shape of one example, of what was made of n. Raises ValueError where there are not n of them."""
+    if shape[:1] != (n,):
+        raise ValueError(f"{what} of {n} examples has the shape {tuple(shape)}: let it keep the batch, ({n}, …)")
+    return shape[1:]
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import prod
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Normal
 from torch.nn.functional import logsigmoid, softplus
 from torch.utils.checkpoint import checkpoint
 
@@ -36,6 +36,7 @@ from dgm_lib.checks import (
     check_some,
     check_whole,
 )
+from dgm_lib.distributions import Whole
 from dgm_lib.samplers import block_gibbs, full_precision
 
 WIDEST = 20  # units that log_z enumerates: a million states
@@ -166,13 +167,13 @@ class RBM(nn.Module):
 
     def posterior(self, x: Tensor) -> Distribution:
         """p(h | x), exact: the hidden units are independent once x is known. Its mean, (B, n_hidden), is a feature."""
-        return Independent(Bernoulli(logits=self.hidden_field(self.rows(x))), 1)
+        return Whole(Bernoulli(logits=self.hidden_field(self.rows(x))), 1)
 
     def likelihood(self, h: Tensor) -> Distribution:
         """p(x | h) over examples (B, *shape), given the hidden units, (B, n_hidden)."""
         check_examples(h, self.hidden_bias.shape, self, "hidden units")
         field = self.visible_field(h).view(-1, *self.visible.shape)
-        return Independent(self.visible.distribution(field), len(self.visible.shape))
+        return Whole(self.visible.distribution(field), len(self.visible.shape))
 
     def draw_hidden(self, v: Tensor) -> Tensor:
         return bits(self.hidden_field(v))
@@ -241,7 +242,7 @@ class RBM(nn.Module):
             v = self.visible.draw(self.base_bias + beta * (change + h @ self.weight.T))
         log_z_0 = self.visible.log_normalizer(self.base_bias) + self.weight.shape[1] * math.log(2)
         log_w = torch.stack(added).cpu().double().sum(0)  # on the CPU, as not every device has float64
-        return log_mean(log_w + log_z_0.cpu(), level)
+        return log_mean(log_w + float(log_z_0), level)
 
     def log_prob(self, x: Tensor, log_z: Tensor | float | None = None) -> Tensor:
         """−F(x) − log Z: (B, *shape) -> (B,) nats; of pixels if they are binary, of a density if they are Gaussian.
@@ -354,12 +355,10 @@ def log_mean(log_weights: Tensor, level: float) -> LogZ:
 
 def as_shape(shape: int | Sequence[int]) -> torch.Size:
     """The shape of an example. Raises ValueError where it has no unit."""
-    sizes = [shape] if isinstance(shape, Real) else shape
-    check_whole(1, **{f"size {i} of an example": size for i, size in enumerate(sizes)})
-    size = torch.Size(sizes)
-    if prod(size) < 1 or not size:
-        raise ValueError(f"an example has the shape {tuple(size)}: it must have at least one unit")
-    return size
+    sizes = (shape,) if isinstance(shape, Real) else tuple(shape)
+    if not sizes or not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        raise ValueError(f"an example has the shape {sizes}: it must have at least one unit, and whole numbers of them")
+    return torch.Size(sizes)
 
 
 def bits(logits: Tensor) -> Tensor:

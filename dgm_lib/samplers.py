@@ -23,13 +23,12 @@ from dgm_lib.checks import (
     check_box,
     check_known,
     check_positive,
-    check_some,
     check_weight,
     check_whole,
     kind,
+    leaf,
     shaped,
 )
-from dgm_lib.nets import leaf
 
 LOOK_EVERY = 10  # steps between looks at the chains: a look makes a GPU wait
 FAR = 1e6  # without walls, a coordinate beyond this has diverged
@@ -131,7 +130,6 @@ def mala(
     """
     check_schedule(steps, step_size, temperature)
     check_chains(x, box)
-    check_some(x)
     if temperature == 0:
         raise ValueError("temperature is 0, where nothing is left to draw: take langevin for plain descent")
     x, sigma = x.detach().clone(), math.sqrt(2 * step_size * temperature)
@@ -151,7 +149,7 @@ def mala(
         x = torch.where(per_chain(accept, x), proposal, x)
         uphill = torch.where(per_chain(accept, x), new_uphill, uphill)
         values = torch.where(accept, new_values, values)
-        accepted += accept.float().mean()
+        accepted += accept.float().sum() / max(len(x), 1)
         look(x, step, steps, box)
     return x, float(accepted) / max(steps, 1)
 
@@ -178,13 +176,12 @@ def independent_metropolis(
     Returns the states and the share of accepted jumps. It crosses any wall between modes, where the law puts enough
     of its draws on them: in a few dimensions.
     """
-    check_some(x)
     check_positive(temperature=temperature)
     jump = law.sample(len(x)).to(x)
     log_ratio = (energy(x) - energy(jump)) / temperature + law.log_prob(x) - law.log_prob(jump)
     check_energy(log_ratio, len(x))
     accept = torch.rand_like(log_ratio).log() < log_ratio
-    return torch.where(per_chain(accept, x), jump, x), float(accept.float().mean())
+    return torch.where(per_chain(accept, x), jump, x), float(accept.float().sum()) / max(len(x), 1)
 
 
 def reflect_(x: Tensor, box: Box) -> Tensor:
@@ -378,7 +375,7 @@ def check_schedule(steps: int, step_size: float, temperature: float) -> None:
 
 def check_units(x: Tensor) -> None:
     if not isinstance(x, Tensor) or x.dim() != 2:
-        raise ValueError(f"the states are {kind(x)}: they must be rows of units, (n, D)")
+        raise ValueError(f"the states {shaped(x).replace('has', 'have')}: they must be rows of units, (n, D)")
     check_binary(x)
 
 

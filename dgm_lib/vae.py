@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 from torch.distributions.kl import kl_divergence
 
 from dgm_lib.checks import (
@@ -27,8 +27,8 @@ from dgm_lib.checks import (
     check_weight,
     check_whole,
 )
-from dgm_lib.distributions import StandardNormal, diagonal_normal
-from dgm_lib.nets import explained, given, on_trial
+from dgm_lib.distributions import StandardNormal, Whole, diagonal_normal
+from dgm_lib.nets import explained, given, of_one, on_trial
 
 ROWS = 2**11  # examples times draws decoded together where no gradient is kept: what fits a cache is faster, too
 
@@ -91,7 +91,7 @@ class VAE(nn.Module):
         y = None if self.n_classes is None else torch.zeros(2, dtype=torch.int64, device=z.device)
         with on_trial(self):
             with explained(f"the decoder does not take the {self.prior.n_latents} latents of the prior"):
-                self.shape = self.pixels(self.decoder(*given(z, y))).batch_shape[1:]
+                self.shape = of_one(self.pixels(self.decoder(*given(z, y))).batch_shape, 2, "what the decoder makes")
             with explained(f"the encoder does not take the examples {tuple(self.shape)} that the decoder makes"):
                 self.posterior(z.new_zeros(2, *self.shape), y)
 
@@ -118,7 +118,7 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor, y: Tensor | None) -> Distribution:
         """`likelihood` of latents and labels that have been let in already: a look at labels makes a GPU wait."""
-        return Independent(self.pixels(at_least_float32(self.decoder(*given(z, y)))), len(self.shape))
+        return Whole(self.pixels(at_least_float32(self.decoder(*given(z, y)))), len(self.shape))
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
@@ -145,7 +145,7 @@ class VAE(nn.Module):
     def kl(self, q: Distribution, z: Tensor) -> Tensor:
         """KL(q ‖ p(z)), (B,) nats: in closed form where there is one, else log q(z) − log p(z) with z drawn from q."""
         if self.has_closed_form():
-            return kl_divergence(q, self.prior.distribution())
+            return kl_divergence(q.base_dist, self.prior.distribution().base_dist).sum(-1)
         return q.log_prob(z) - self.prior.log_prob(z)
 
     def iw_bound(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
@@ -265,7 +265,7 @@ class VampPrior(nn.Module):
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
         check_whole(0, n=n)
-        return self.distribution().sample((n,))
+        return self.distribution().sample((max(n, 1),))[:n]  # torch's mixtures cannot draw nothing
 
 
 class DeepPrior(nn.Module):

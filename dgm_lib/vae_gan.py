@@ -120,6 +120,7 @@ class VAEGAN(nn.Module):
     def decoder_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Reconstruction + game_weight times the generator's loss on x̂ and on x̃: a scalar, for the decoder alone."""
         y = None if self.n_classes is None else y
+        check_some(x)
         likelihood, reconstruction, sample = self._made_for(x, y)
         with frozen(self.critic):
             values, features = self._judged(reconstruction, y)

@@ -17,12 +17,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 from torch.nn.functional import embedding
 
 from dgm_lib.checks import at_least_float32, check_examples, check_some, check_weight, check_whole
-from dgm_lib.distributions import to_levels
-from dgm_lib.nets import explained, on_trial
+from dgm_lib.distributions import Whole, to_levels
+from dgm_lib.nets import explained, of_one, on_trial
 
 
 class VQVAE(nn.Module):
@@ -63,7 +63,7 @@ class VQVAE(nn.Module):
         with on_trial(self):
             vectors = next(self.encoder.parameters(), self.codebook).new_zeros(2, *self.latents)
             with explained(f"the networks do not fit latents of {tuple(self.latents)} an example"):
-                self.shape = self.pixels(self.decoder(vectors)).batch_shape[1:]
+                self.shape = of_one(self.pixels(self.decoder(vectors)).batch_shape, 2, "what the decoder makes")
                 out = self.encoder(vectors.new_zeros(2, *self.shape)).shape
         if out[1:] != self.latents:
             raise ValueError(f"the encoder gives {tuple(out[1:])} an example, and latents is {tuple(self.latents)}")
@@ -101,7 +101,7 @@ class VQVAE(nn.Module):
         return self._decode(self.vectors(to_levels(codes[:, 0], len(self.codebook))))
 
     def _decode(self, vectors: Tensor) -> Distribution:
-        return Independent(self.pixels(at_least_float32(self.decoder(vectors))), len(self.shape))
+        return Whole(self.pixels(at_least_float32(self.decoder(vectors))), len(self.shape))
 
     def log_prior(self, codes: Tensor) -> Tensor:
         """log p(z): (B, 1, h, w) -> (B,) nats; −h·w·log K without a prior."""
