@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from numbers import Real
 from operator import index
@@ -30,6 +31,10 @@ def check_images(x: Tensor, shape: Sequence[int]) -> None:
 def check_labels(y: Tensor, n: int, n_classes: int, *, least: int = 0) -> None:
     """Raises ValueError unless y holds n labels least … n_classes − 1."""
     check_kind_of_labels(y, n)
+    _check_classes(y, n_classes, least)
+
+
+def _check_classes(y: Tensor, n_classes: int, least: int = 0) -> None:
     wrong = y[(y < least) | (y >= n_classes)]
     if len(wrong):
         classes = f"the {n_classes} classes are 0 … {n_classes - 1}{', or −1 for no label' if least else ''}"
@@ -69,7 +74,8 @@ def check_condition(y: Tensor | None, n: int, n_classes: int | None, model: str)
     if y is not None and n_classes is None:
         raise ValueError(f"this {model} has no classes: leave y out, or make it with n_classes")
     if y is not None:
-        check_labels(y, n, n_classes)
+        check_kind_of_labels(y, n)
+        soon(_check_classes, y, n_classes)
 
 
 def check_examples(x: Tensor, shape: Sequence[int], model: nn.Module | None = None, what: str = "examples") -> None:
@@ -112,6 +118,10 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def check_binary(x: Tensor) -> None:
     """Raises ValueError unless x holds floats 0 and 1 only."""
+    soon(_check_bits, x)
+
+
+def _check_bits(x: Tensor) -> None:
     if not x.is_floating_point() or not torch.equal(x.clamp(0, 1).ceil_(), x):  # the fastest of several ways
         wrong = x[x != (x > 0)]
         what = f"a unit is {wrong[0].item():.4g}" if len(wrong) else f"the units are {x.dtype}"
@@ -122,7 +132,7 @@ def check_known(known: Tensor, x: Tensor) -> Tensor:
     """The mask for every entry of x, True where it is known. Raises ValueError where it is not bool or does not fit."""
     if not isinstance(known, Tensor) or known.dtype != torch.bool:
         what = f"has the type {known.dtype}" if isinstance(known, Tensor) else f"is {kind(known)}"
-        raise ValueError(f"known {what}: it must be bool, a tensor that is True where x is known")
+        raise ValueError(f"known {what}: it must be bool, True where x is known")
     try:
         return known.expand_as(x)
     except RuntimeError:
@@ -166,9 +176,19 @@ def check_some(x: Tensor) -> None:
         raise ValueError(f"the batch is empty, of shape {tuple(x.shape)}: a mean needs at least one example")
 
 
-def check_inside(x: Tensor, box: tuple[float, float] | None) -> None:
-    """Raises ValueError where x leaves the box or, without one, where it is NaN or infinite. x: not empty."""
-    low, high = (float(end) for end in torch.stack(x.detach().aminmax()).tolist())  # asks the device once; keeps a NaN
+def check_batch(x: Tensor, shape: Sequence[int], model: nn.Module) -> None:
+    """Raises ValueError unless x is what a mean can be taken over: an example or more, as check_examples wants them."""
+    check_examples(x, shape, model)
+    check_some(x)
+
+
+def check_inside(x: Tensor, box: tuple[float, float] | None = None) -> None:
+    """Raises ValueError where x, not empty, leaves the box or, without one, where it is NaN or infinite."""
+    soon(_check_inside, x, box)
+
+
+def _check_inside(x: Tensor, box: tuple[float, float] | None) -> None:
+    low, high = torch.stack(x.detach().aminmax()).tolist()  # asks a device once; NaN is passed on
     if box is None and not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"x holds {high if math.isfinite(low) else low:g}: leave out what is NaN or infinite")
     if box is not None and not (box[0] <= low and high <= box[1]):
@@ -211,6 +231,48 @@ def check_positive(**numbers: float) -> None:
 
 def shown(number: object) -> str:
     return f"{number:g}" if isinstance(number, Real) else repr(number)
+
+
+# ---- when values are looked at -----------------------------------------------------------------------------------
+
+_waiting: list[Callable[[], None]] | None = None  # checks of values on a device that have not been made yet
+
+
+@contextmanager
+def seldom() -> Iterator[None]:
+    """For a loop of many steps: inside, checks of values on a device, which it must be waited for, wait for `settle`.
+
+    On the CPU, where they are free, they are made at once. None is left out: the last ones are made at the end.
+    """
+    global _waiting
+    outer, _waiting = _waiting, []
+    try:
+        yield
+        settle()
+    finally:
+        _waiting = outer
+
+
+def settle() -> None:
+    """Makes the checks that wait: to be called where a device is asked anyway, such as for the losses."""
+    while _waiting:
+        _waiting.pop(0)()
+
+
+def soon(check: Callable[..., None], x: Tensor, *settings: object) -> None:
+    """Makes a check of the values of x at once or, on a device inside `seldom`, later."""
+    if _waiting is None or x.device.type == "cpu":
+        check(x, *settings)
+    else:
+        _waiting.append(partial(check, x, *settings))
+
+
+def as_index(y: Tensor, n_classes: int) -> Tensor:
+    """Labels to be looked up with. While their check waits, wrong ones become others, as they end a CUDA process."""
+    return y if _waiting is None or y.device.type == "cpu" else y.clamp(0, n_classes - 1)
+
+
+# ---- what autograd may be given ------------------------------------------------------------------------------------
 
 
 @contextmanager

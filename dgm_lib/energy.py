@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from dgm_lib.checks import (
+    check_batch,
     check_box,
     check_examples,
     check_inside,
@@ -134,8 +135,7 @@ class EnergyModel(nn.Module):
 
     def check_data(self, x: Tensor) -> None:
         """Raises ValueError unless x is a batch to learn from: of the chains' shape and type, and inside of the box."""
-        check_examples(x, self.shape, self)
-        check_some(x)
+        check_batch(x, self.shape, self)
         check_inside(x, self.box)
 
 
@@ -231,7 +231,7 @@ class NoiseContrast(nn.Module):
         """Cross-entropy of the two classes, an example of data with its `ratio` of noise: a scalar in nats."""
         check_examples(x, getattr(x, "shape", (1,))[1:], self)
         check_some(x)
-        check_inside(x, None)
+        check_inside(x)
         with torch.no_grad():
             noise = self.noise_law.sample(self.ratio * len(x)).to(x)
         return softplus(-self.logit(x)).mean() + self.ratio * softplus(self.logit(noise)).mean()

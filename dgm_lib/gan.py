@@ -21,6 +21,7 @@ from torch.nn.functional import softplus
 
 from dgm_lib.checks import (
     at_least_float32,
+    check_batch,
     check_box,
     check_condition,
     check_examples,
@@ -234,8 +235,7 @@ class GAN(nn.Module):
         data would depend on what was made beside it. y goes unused where the model has no classes.
         """
         y = None if self.n_classes is None else y
-        check_examples(x, self.shape, self)
-        check_some(x)
+        check_batch(x, self.shape, self)
         check_inside(x, self.box)
         check_condition(y, len(x), self.n_classes, "GAN")
         made = self._generate(self.prior.sample(len(x)), y)

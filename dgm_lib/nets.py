@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from dgm_lib.checks import shaped, usual
+from dgm_lib.checks import as_index, shaped, usual
 
 
 class MLP(nn.Sequential):
@@ -189,7 +189,8 @@ class ProjectionCritic(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         features = self.body(x)  # (B, F)
-        return self.head(features) + (self.embedding(y) * features).sum(1, keepdim=True)
+        label = self.embedding(as_index(y, self.n_classes))  # (B, F)
+        return self.head(features) + (label * features).sum(1, keepdim=True)
 
 
 LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -226,8 +227,8 @@ class Labelled(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         x = x.flatten(1) if self.flat else x
-        label = one_hot(y, self.n_classes).to(x).view(len(x), self.n_classes, *[1] * (x.dim() - 2))
-        return self.net(torch.cat([x, label.expand(-1, -1, *x.shape[2:])], 1))
+        label = one_hot(as_index(y, self.n_classes), self.n_classes).to(x)  # (B, K)
+        return self.net(torch.cat([x, label.view(*label.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])], 1))
 
 
 def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:

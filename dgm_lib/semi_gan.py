@@ -25,9 +25,9 @@ from torch.nn.functional import cross_entropy, softplus
 from dgm_lib.checks import (
     NO_LABEL,
     at_least_float32,
+    check_batch,
     check_examples,
     check_inside,
-    check_some,
     check_some_labels,
     check_weight,
     check_whole,
@@ -101,9 +101,8 @@ class SemiGAN(nn.Module):
 
         All pass the critic in one call, so it must look at each alone: no batch norm in it.
         """
-        check_examples(x, self.shape, self)
-        check_some(x)
-        check_inside(x, None)
+        check_batch(x, self.shape, self)
+        check_inside(x)
         there, missing = split_labels(y, len(x), self.n_classes)
         logits = self(torch.cat([x[there], x[missing], self.sample(len(missing))]))
         labelled, unlabelled, made = logits.split([len(there), len(missing), len(missing)])
@@ -114,8 +113,7 @@ class SemiGAN(nn.Module):
 
     def generator_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """‖mean φ(x) − mean φ(x̃)‖² / F over unlabelled data and as many made examples: a scalar. φ gets no gradient."""
-        check_examples(x, self.shape, self)
-        check_some(x)
+        check_batch(x, self.shape, self)
         _, missing = split_labels(y, len(x), self.n_classes)
         made = self.generator(self.prior.sample(len(missing)))
         with frozen(self.body):

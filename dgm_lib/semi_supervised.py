@@ -22,9 +22,9 @@ from torch.nn.functional import cross_entropy
 from dgm_lib.checks import (
     NO_LABEL,
     at_least_float32,
+    check_batch,
     check_examples,
     check_prior,
-    check_some,
     check_some_labels,
     check_weight,
     check_whole,
@@ -122,8 +122,7 @@ class M2(nn.Module):
 
         y: (B,) labels, −1 where there is none; without y no example has one.
         """
-        check_examples(x, self.vae.shape, self)
-        check_some(x)
+        check_batch(x, self.vae.shape, self)
         y = torch.full((len(x),), NO_LABEL, device=x.device) if y is None else y
         check_some_labels(y, len(x), self.n_classes)
         there, missing = (y != NO_LABEL).nonzero()[:, 0], (y == NO_LABEL).nonzero()[:, 0]

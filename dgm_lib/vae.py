@@ -20,10 +20,10 @@ from torch.distributions.kl import kl_divergence
 
 from dgm_lib.checks import (
     at_least_float32,
+    check_batch,
     check_condition,
     check_examples,
     check_known,
-    check_some,
     check_weight,
     check_whole,
 )
@@ -172,8 +172,7 @@ class VAE(nn.Module):
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of −ELBO, with β and free bits if they are set; of minus the importance-weighted bound if draws > 1."""
         y = None if self.n_classes is None else y
-        check_examples(x, self.shape, self)
-        check_some(x)
+        check_batch(x, self.shape, self)
         if self.draws > 1:
             return -self.iw_bound(x, self.draws, y).mean()
         if self.free_bits:

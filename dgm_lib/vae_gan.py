@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 
 from dgm_lib.checks import (
     at_least_float32,
-    check_examples,
+    check_batch,
     check_inside,
     check_some,
     check_weight,
@@ -105,9 +105,8 @@ class VAEGAN(nn.Module):
         critic then leans to "made", and in the Wasserstein game it would without end.)
         """
         y = None if self.n_classes is None else y
-        check_examples(x, self.vae.shape, self)
-        check_some(x)
-        check_inside(x, None)
+        check_batch(x, self.vae.shape, self)
+        check_inside(x)
         made = self._make(x, y)
         self._kept = (x, y, made) if made[1].requires_grad else None
         reconstruction, sample = (image.detach() for image in made[1:])

@@ -13,7 +13,7 @@ import torch
 from families import FAMILIES, build
 from torch import Tensor, nn
 
-from dgm_lib import energy, gan
+from dgm_lib import checks, energy, gan
 from dgm_lib.distributions import MixturePrior, NormalNoise, StandardNormal
 from dgm_lib.energy import EnergyModel, NoiseContrast, ReconstructionEnergy
 from dgm_lib.gan import GAN, gradient_penalty, r1
@@ -576,3 +576,38 @@ def test_ais_asks_no_device_for_float64(monkeypatch):
     assert found.log_weights.dtype == torch.float64
     assert found.log_weights.device.type == "cpu"
     assert float(found.value) == pytest.approx(exact, abs=0.05)
+
+
+# ---- how often a device is asked -----------------------------------------------------------------------------------
+
+
+class Elsewhere(Tensor):
+    """A tensor that says that it lies on a device."""
+
+    device = torch.device("meta")
+
+
+def test_checks_on_a_device_wait_until_it_is_asked_anyway_and_none_is_lost():
+    good, bad = (torch.full((3, 2), value).as_subclass(Elsewhere) for value in (0.5, 7.0))
+    checks.check_inside(good, (0, 1))
+    refused(lambda: checks.check_inside(bad, (0, 1)), says="x holds 7")  # outside of `seldom` at once
+    with checks.seldom():
+        refused(lambda: checks.check_inside(torch.full((3, 2), 7.0), (0, 1)), says="x holds 7")  # on the CPU at once
+        checks.check_inside(good, (0, 1))
+        checks.settle()
+        checks.check_inside(bad, (0, 1))
+        refused(checks.settle, says="x holds 7")
+        checks.settle()  # once is enough
+    with pytest.raises(ValueError, match="x holds 7"), checks.seldom():
+        checks.check_inside(bad, (0, 1))
+    refused(lambda: checks.check_inside(bad, (0, 1)), says="x holds 7")
+
+
+def test_labels_whose_check_waits_can_be_looked_up():
+    y = torch.tensor([0, 2, 5, -1])
+    assert checks.as_index(y, 3) is y
+    elsewhere = y.as_subclass(Elsewhere)
+    with pytest.raises(ValueError, match="a label is 5, but the 3 classes are"), checks.seldom():  # noqa: PT012
+        checks.check_condition(elsewhere, 4, 3, "VAE")
+        assert checks.as_index(y, 3) is y
+        assert checks.as_index(elsewhere, 3).tolist() == [0, 2, 2, 0]

@@ -679,7 +679,7 @@ def test_gibbs_refuses_what_is_not_rows_of_bits():
         with pytest.raises(ValueError, match=message):
             gibbs(bowl, x, sweeps=1)
     for arguments in ({"sweeps": -1}, {"sweeps": 1, "temperature": 0.0}, {"sweeps": 1, "temperature": math.nan}):
-        with pytest.raises(ValueError, match="they must be ≥ 0 and > 0"):
+        with pytest.raises(ValueError, match=r"sweeps is -1|temperature is (0|nan)"):
             gibbs(bowl, START, **arguments)
     with pytest.raises(ChainError, match="chain 0 starts where the energy is nan"):
         gibbs(lambda x: bowl(x) * math.nan, START, sweeps=1)
