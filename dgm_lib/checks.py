@@ -189,11 +189,12 @@ def check_inside(x: Tensor, box: tuple[float, float] | None = None) -> None:
 
 def _check_inside(x: Tensor, box: tuple[float, float] | None) -> None:
     low, high = torch.stack(x.detach().aminmax()).tolist()  # asks a device once; NaN is passed on
-    if box is None and not (math.isfinite(low) and math.isfinite(high)):
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"x holds {high if math.isfinite(low) else low:g}: leave out what is NaN or infinite")
-    if box is not None and not (box[0] <= low and high <= box[1]):
+    first, last = torch.tensor(box or (low, high), dtype=x.dtype).tolist()  # rounded as x is
+    if not first <= low <= high <= last:
         raise ValueError(
-            f"x holds {high if box[0] <= low else low:g}, and the model knows numbers in [{box[0]:g}, {box[1]:g}]: "
+            f"x holds {high if first <= low else low:g}, and the model knows numbers in [{box[0]:g}, {box[1]:g}]: "
             "scale x to that range, as Split.batches scales pixels to [0, 1], or give the model the box of the data"
         )
 

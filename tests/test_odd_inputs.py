@@ -221,6 +221,14 @@ def test_data_outside_of_the_box_are_refused_with_the_value(box, beyond):
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("box", [(-0.30000000000000004, 1.3), (0.1, 0.7), (-1 / 3, 1 / 3)], ids=str)
+def test_data_on_the_walls_are_inside_whatever_their_type_rounds_the_walls_to(box, dtype):
+    walls = torch.tensor([[-9.0], [9.0]], dtype=dtype).clamp(*box)
+    checks.check_inside(walls, box)
+    refused(lambda: checks.check_inside(walls + 0.1, box))
+
+
 # ---- labels --------------------------------------------------------------------------------------------------------
 
 ODD_LABELS = {
