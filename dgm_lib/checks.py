@@ -191,7 +191,7 @@ def _check_inside(x: Tensor, box: tuple[float, float] | None) -> None:
     low, high = torch.stack(x.detach().aminmax()).tolist()  # asks a device once; NaN is passed on
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"x holds {high if math.isfinite(low) else low:g}: leave out what is NaN or infinite")
-    first, last = torch.tensor(box or (low, high), dtype=x.dtype).tolist()  # rounded as x is
+    first, last = torch.tensor(box or (low, high), dtype=x.dtype, device="cpu").tolist()  # rounded as x is
     if not first <= low <= high <= last:
         raise ValueError(
             f"x holds {high if first <= low else low:g}, and the model knows numbers in [{box[0]:g}, {box[1]:g}]: "
