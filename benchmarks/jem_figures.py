@@ -39,7 +39,7 @@ WILD = 0.3  # a learning rate with which no run gets far
 
 def blurred(levels: Tensor, blur: float) -> Tensor:
     x = shifted(datasets.core.scale(levels, 17))
-    return x + blur * torch.randn_like(x)
+    return (x + blur * torch.randn_like(x)).clamp(-3 * blur, 1 + 3 * blur)  # the walls of the chains, below
 
 
 def joint_model(weight: float, blur: float) -> JointEnergyModel:

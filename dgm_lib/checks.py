@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from numbers import Real
+from operator import index
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 NO_LABEL = -1  # what y holds of an example whose label is not known
 SUM = 1e-4  # by which rounding may move the sum of probabilities from 1
+CASTS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
 
 
 def check_images(x: Tensor, shape: Sequence[int]) -> None:
@@ -22,21 +28,29 @@ def check_images(x: Tensor, shape: Sequence[int]) -> None:
         )
 
 
-def check_labels(y: Tensor, n: int, n_classes: int) -> None:
-    """Raises ValueError unless y holds n labels 0 … n_classes − 1."""
-    if y.shape != (n,) or y.dtype != torch.int64:
-        raise ValueError(f"expected {n} labels of type int64, one an image, got {y.dtype} of shape {tuple(y.shape)}")
-    wrong = y[(y < 0) | (y >= n_classes)]
+def check_labels(y: Tensor, n: int, n_classes: int, *, least: int = 0) -> None:
+    """Raises ValueError unless y holds n labels least … n_classes − 1."""
+    check_kind_of_labels(y, n)
+    _check_classes(y, n_classes, least)
+
+
+def _check_classes(y: Tensor, n_classes: int, least: int = 0) -> None:
+    wrong = y[(y < least) | (y >= n_classes)]
     if len(wrong):
-        raise ValueError(f"a label is {int(wrong[0])}, but the {n_classes} classes are 0 … {n_classes - 1}")
+        classes = f"the {n_classes} classes are 0 … {n_classes - 1}{', or −1 for no label' if least else ''}"
+        raise ValueError(f"a label is {int(wrong[0])}, but {classes}")
 
 
 def check_some_labels(y: Tensor, n: int, n_classes: int) -> None:
     """Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64; −1 means that it is not known."""
-    check_labels(y.clamp(min=0), n, n_classes)
-    wrong = y[y < NO_LABEL]
-    if len(wrong):
-        raise ValueError(f"a label is {int(wrong[0])}: it must be one of 0 … {n_classes - 1}, or −1 for no label")
+    check_labels(y, n, n_classes, least=NO_LABEL)
+
+
+def check_kind_of_labels(y: Tensor, n: int) -> None:
+    if not isinstance(y, Tensor) or y.shape != (n,) or y.dtype != torch.int64:
+        raise ValueError(
+            f"expected {n} labels of type int64, one an image, got {kind(y)}: y.flatten().long() may be them"
+        )
 
 
 def check_prior(prior: Tensor, n_classes: int) -> None:
@@ -60,14 +74,31 @@ def check_condition(y: Tensor | None, n: int, n_classes: int | None, model: str)
     if y is not None and n_classes is None:
         raise ValueError(f"this {model} has no classes: leave y out, or make it with n_classes")
     if y is not None:
-        check_labels(y, n, n_classes)
+        check_kind_of_labels(y, n)
+        soon(_check_classes, y, n_classes)
 
 
-def check_examples(x: Tensor, shape: Sequence[int]) -> None:
-    """Raises ValueError unless x is a batch of floats, (B, *shape)."""
-    if x.shape[1:] != shape or not x.is_floating_point():
+def check_examples(x: Tensor, shape: Sequence[int], model: nn.Module | None = None, what: str = "examples") -> None:
+    """Raises ValueError unless x is a batch of floats, (B, *shape), of the type that the model calculates in."""
+    if not isinstance(x, Tensor) or x.dim() < 1 or x.shape[1:] != torch.Size(shape) or not x.is_floating_point():
         expected = ", ".join(map(str, ("B", *shape)))
-        raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"expected float {what} of shape ({expected}), got {kind(x)}: give x.float() in that shape"
+            f"{', as Split.scaled and Split.batches make of bytes' if kind(x).startswith('torch.uint8') else ''}"
+        )
+    if model is not None:
+        check_type(x, model, what)
+
+
+def check_type(x: Tensor, model: nn.Module, what: str = "examples") -> None:
+    """Raises ValueError where torch could not multiply x with the model's weights. It reads no value."""
+    types = {x.dtype, own_type(model, x.dtype)}
+    if len(types) > 1 and (torch.float64 in types or not torch.is_autocast_enabled(x.device.type)):
+        own = own_type(model, x.dtype)
+        raise ValueError(
+            f"the {what} are {x.dtype} and the model calculates in {own}: give x.{CASTS[own]}(), or turn the model by "
+            f"model.{CASTS.get(x.dtype, 'double')}()"
+        )
 
 
 def check_possible(log_prob: Tensor) -> None:
@@ -87,6 +118,10 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def check_binary(x: Tensor) -> None:
     """Raises ValueError unless x holds floats 0 and 1 only."""
+    soon(_check_bits, x)
+
+
+def _check_bits(x: Tensor) -> None:
     if not x.is_floating_point() or not torch.equal(x.clamp(0, 1).ceil_(), x):  # the fastest of several ways
         wrong = x[x != (x > 0)]
         what = f"a unit is {wrong[0].item():.4g}" if len(wrong) else f"the units are {x.dtype}"
@@ -95,12 +130,16 @@ def check_binary(x: Tensor) -> None:
 
 def check_known(known: Tensor, x: Tensor) -> Tensor:
     """The mask for every entry of x, True where it is known. Raises ValueError where it is not bool or does not fit."""
-    if known.dtype != torch.bool:
-        raise ValueError(f"known has the type {known.dtype}: it must be bool, True where x is known")
+    if not isinstance(known, Tensor) or known.dtype != torch.bool:
+        what = f"has the type {known.dtype}" if isinstance(known, Tensor) else f"is {kind(known)}"
+        raise ValueError(f"known {what}: it must be bool, True where x is known")
     try:
         return known.expand_as(x)
     except RuntimeError:
-        raise ValueError(f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}") from None
+        raise ValueError(
+            f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}: give it the shape of x, "
+            "as known.view_as(x) does for rows, or (B, 1, …) for whole examples"
+        ) from None
 
 
 def check_points(x: Tensor, n_features: int) -> None:
@@ -115,12 +154,143 @@ def check_points(x: Tensor, n_features: int) -> None:
         raise ValueError(f"x[{row}, {column}] is {x[row, column].item()}: a density needs finite numbers")
 
 
+def kind(x: object) -> str:
+    """What was given, for a sentence: type and shape of a tensor, else the name of the class."""
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+
+
+def shaped(x: object) -> str:
+    """What is wrong with the shape of what a function gave, for a sentence."""
+    return f"has the shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"is {kind(x)}"
+
+
+def own_type(model: nn.Module, default: torch.dtype = torch.float32) -> torch.dtype:
+    """The type that a model calculates in: that of its first parameter or buffer of floats."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), default)
+
+
+def check_some(x: Tensor) -> None:
+    """Raises ValueError for a batch without an example, of which there is no mean."""
+    if not len(x):
+        raise ValueError(f"the batch is empty, of shape {tuple(x.shape)}: a mean needs at least one example")
+
+
+def check_batch(x: Tensor, shape: Sequence[int], model: nn.Module) -> None:
+    """Raises ValueError unless x is what a mean can be taken over: an example or more, as check_examples wants them."""
+    check_examples(x, shape, model)
+    check_some(x)
+
+
+def check_inside(x: Tensor, box: tuple[float, float] | None = None) -> None:
+    """Raises ValueError where x, not empty, leaves the box or, without one, where it is NaN or infinite."""
+    soon(_check_inside, x, box)
+
+
+def _check_inside(x: Tensor, box: tuple[float, float] | None) -> None:
+    low, high = torch.stack(x.detach().aminmax()).tolist()  # asks a device once; NaN is passed on
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"x holds {high if math.isfinite(low) else low:g}: leave out what is NaN or infinite")
+    first, last = torch.tensor(box or (low, high), dtype=x.dtype, device="cpu").tolist()  # rounded as x is
+    if not first <= low <= high <= last:
+        raise ValueError(
+            f"x holds {high if first <= low else low:g}, and the model knows numbers in [{box[0]:g}, {box[1]:g}]: "
+            "scale x to that range, as Split.batches scales pixels to [0, 1], or give the model the box of the data"
+        )
+
+
+def check_box(box: tuple[float, float] | None) -> None:
+    """Raises ValueError unless the box is (low, high), both finite, or None."""
+    if box is not None and not (len(box) == 2 and -math.inf < box[0] < box[1] < math.inf):
+        raise ValueError(f"box is {box}: it must be (low, high) with low < high, both finite")
+
+
 def whole(name: str, n: object, least: int = 0) -> int:
     """A number of things as an int. Raises ValueError where it is no whole number, or below `least`."""
     try:
-        counted = operator.index(n)
+        counted = None if isinstance(n, bool) else index(n)
     except TypeError:
         counted = None
     if counted is None or counted < least:
-        raise ValueError(f"{name} is {n!r}: it must be a whole number, at least {least}")
+        raise ValueError(f"{name} is {n!r}: it must be a whole number ≥ {least}")
     return counted
+
+
+def check_whole(least: int, **numbers: int) -> None:
+    """Raises ValueError unless each is a whole number ≥ least: check_whole(1, steps=steps)."""
+    for name, number in numbers.items():
+        whole(name, number, least)
+
+
+def check_weight(**numbers: float) -> None:
+    """Raises ValueError unless each is a number ≥ 0 and finite."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not 0 <= number < math.inf:
+            raise ValueError(f"{name} is {shown(number)}: it must be ≥ 0 and finite")
+
+
+def check_positive(**numbers: float) -> None:
+    """Raises ValueError unless each is a number > 0 and finite."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not 0 < number < math.inf:
+            raise ValueError(f"{name} is {shown(number)}: it must be positive and finite")
+
+
+def shown(number: object) -> str:
+    return f"{number:g}" if isinstance(number, Real) else repr(number)
+
+
+# ---- when values are looked at -----------------------------------------------------------------------------------
+
+_waiting: list[Callable[[], None]] | None = None  # checks of values on a device that have not been made yet
+
+
+@contextmanager
+def seldom() -> Iterator[None]:
+    """For a loop of many steps: inside, checks of values on a device, which it must be waited for, wait for `settle`.
+
+    On the CPU, where they are free, they are made at once. None is left out: the last ones are made at the end.
+    """
+    global _waiting
+    outer, _waiting = _waiting, []
+    try:
+        yield
+        settle()
+    finally:
+        _waiting = outer
+
+
+def settle() -> None:
+    """Makes the checks that wait: to be called where a device is asked anyway, such as for the losses."""
+    while _waiting:
+        _waiting.pop(0)()
+
+
+def soon(check: Callable[..., None], x: Tensor, *settings: object) -> None:
+    """Makes a check of the values of x at once or, on a device inside `seldom`, later."""
+    if _waiting is None or x.device.type == "cpu":
+        check(x, *settings)
+    else:
+        _waiting.append(partial(check, x, *settings))
+
+
+def as_index(y: Tensor, n_classes: int) -> Tensor:
+    """Labels to be looked up with. While their check waits, wrong ones become others, as they end a CUDA process."""
+    return y if _waiting is None or y.device.type == "cpu" else y.clamp(0, n_classes - 1)
+
+
+# ---- what autograd may be given ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def leaf(x: Tensor) -> Iterator[Tensor]:
+    """x as what is differentiated by: inside, gradients are on, whatever no_grad or inference_mode is around it."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise ValueError(f"a gradient is taken at floats, got {kind(x)}: give x.float()")
+    with torch.inference_mode(False), torch.enable_grad():
+        yield usual(x).detach().requires_grad_()
+
+
+def usual(x: Tensor) -> Tensor:
+    """x, as a tensor that autograd may keep: those of inference mode are none outside of it."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x

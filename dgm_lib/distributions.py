@@ -1,7 +1,7 @@
 """Priors and likelihoods as torch distributions: what a model assumes about z, and about a pixel given z.
 
 A pixel x lies on the grid {0, 1/(L−1), …, 1} of its L levels. Each likelihood here is a probability of the *level*, in
-nats, and sums to 1 over all levels: only then are two models' figures comparable. Wrap one in `Independent(…, 3)` to
+nats, and sums to 1 over all levels: only then are two models' figures comparable. Wrap one in `Whole(…, 3)` to
 score whole images: (B, C, H, W) -> (B,).
 
 What a decoder gives for each pixel are the parameters of its distribution; the functions `…_pixels` name them.
@@ -17,6 +17,18 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from dgm_lib.checks import check_inside, check_positive, check_whole
+
+
+class Whole(Independent):
+    """Independent numbers taken together as one example: torch's Independent, which cannot take a batch of none."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Nats, one number an example."""
+        log_p = self.base_dist.log_prob(x)
+        return log_p.flatten(-self.reinterpreted_batch_ndims).sum(-1) if self.reinterpreted_batch_ndims else log_p
+
+
 # ---- priors --------------------------------------------------------------------------------------------------------
 
 
@@ -25,11 +37,12 @@ class StandardNormal(nn.Module):
 
     def __init__(self, n_latents: int):
         super().__init__()
+        check_whole(1, n_latents=n_latents)
         self.n_latents = n_latents
         self.register_buffer("mu", torch.zeros(n_latents))
 
     def distribution(self) -> Distribution:
-        return Independent(Normal(self.mu, torch.ones_like(self.mu), validate_args=False), 1)
+        return Whole(Normal(self.mu, torch.ones_like(self.mu), validate_args=False), 1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(B, D) -> (B,) nats."""
@@ -37,6 +50,7 @@ class StandardNormal(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
+        check_whole(0, n=n)
         return self.distribution().sample((n,))
 
 
@@ -45,8 +59,7 @@ class MixturePrior(nn.Module):
 
     def __init__(self, n_components: int, n_latents: int):
         super().__init__()
-        if n_components < 1:
-            raise ValueError(f"n_components is {n_components}: a mixture has at least 1")
+        check_whole(1, n_components=n_components, n_latents=n_latents)
         self.n_latents = n_latents
         self.logits = nn.Parameter(torch.zeros(n_components))
         self.mu = nn.Parameter(torch.randn(n_components, n_latents))
@@ -62,12 +75,13 @@ class MixturePrior(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
-        return self.distribution().sample((n,))
+        check_whole(0, n=n)
+        return self.distribution().sample((max(n, 1),))[:n]  # torch's mixtures cannot draw nothing
 
 
 def diagonal_normal(mu: Tensor, log_var: Tensor) -> Distribution:
     """N(μ, diag exp(log_var)) over vectors: each (…, D)."""
-    return Independent(Normal(mu, (0.5 * log_var).exp(), validate_args=False), 1)
+    return Whole(Normal(mu, (0.5 * log_var).exp(), validate_args=False), 1)
 
 
 # ---- what is let in ------------------------------------------------------------------------------------------------
@@ -229,14 +243,22 @@ def parameters(out: Tensor, n: int) -> Tensor:
     return out.unflatten(1, (-1, n)).movedim(2, -1)
 
 
+class FiniteNormal(Normal):
+    """A Normal that is asked about numbers only: NaN is no example that a model could explain."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        if x.numel():
+            check_inside(x, None)
+        return super().log_prob(x)
+
+
 class NormalNoise(nn.Module):
     """Real values x = out + σε with one σ for all, which is learnt: (B, …) -> N(out, σ²). A density, in nats."""
 
     def __init__(self, sigma: float = 1.0):
         super().__init__()
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma is {sigma:g}: a standard deviation must be positive")
+        check_positive(sigma=sigma)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
 
     def forward(self, out: Tensor) -> Distribution:
-        return Normal(out, self.log_sigma.exp(), validate_args=False)
+        return FiniteNormal(out, self.log_sigma.exp(), validate_args=False)

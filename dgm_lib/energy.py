@@ -13,12 +13,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dgm_lib.nets import frozen, one_number
+from dgm_lib.checks import (
+    check_batch,
+    check_box,
+    check_examples,
+    check_inside,
+    check_positive,
+    check_some,
+    check_weight,
+    check_whole,
+    leaf,
+    own_type,
+)
+from dgm_lib.nets import explained, frozen, one_number
 from dgm_lib.samplers import (
     Box,
     Law,
@@ -60,39 +73,41 @@ class EnergyModel(nn.Module):
     ):
         super().__init__()
         check_schedule(steps, step_size, temperature)
-        if n_chains < 1 or not 0 <= restart <= 1 or penalty < 0 or temperature == 0:
-            raise ValueError(
-                f"n_chains is {n_chains}, restart {restart:g}, penalty {penalty:g}, temperature {temperature:g}: "
-                "they must be ≥ 1, in [0, 1], ≥ 0 and > 0"
-            )
-        if box and not box[0] < box[1]:
-            raise ValueError(f"box is {box}: its walls must be (low, high) with low < high")
+        check_whole(1, n_chains=n_chains)
+        check_positive(temperature=temperature)
+        check_weight(restart=restart, penalty=penalty)
+        check_box(box)
+        if restart > 1:
+            raise ValueError(f"restart is {restart:g}: it is a share of the chains, so at most 1")
         self.net = net.to(memory_format=torch.channels_last)  # a quarter faster for small convolutions
         self.shape, self.box = torch.Size(shape), box
         self.steps, self.step_size, self.temperature = steps, step_size, temperature
         self.restart, self.penalty, self.jump = restart, penalty, jump
-        self.register_buffer("chains", torch.empty(n_chains, *shape))
+        self.register_buffer("chains", torch.empty(n_chains, *shape, dtype=own_type(net)))
         self.chains.copy_(self.noise(n_chains))
-        check_energy(self.energy(self.chains[:2]), min(2, n_chains))
+        with explained(f"the network does not take examples of shape {tuple(shape)}"):
+            check_energy(self.energy(self.chains[:2]), min(2, n_chains))
 
     def noise(self, n: int) -> Tensor:
         """Where chains begin: (n, *shape)."""
+        check_whole(0, n=n)
         eps = self.chains.new_empty(n, *self.shape)
         return eps.uniform_(*self.box) if self.box else eps.normal_()
 
     def energy(self, x: Tensor) -> Tensor:
         """E(x): (B, *shape) -> (B,) nats. Raises ValueError for another shape or another number of outputs."""
-        self._check_shape(x)
+        check_examples(x, self.shape, self)
         return one_number(self.net(x), len(x), "the energy")
 
     def score(self, x: Tensor) -> Tensor:
         """−∇_x E(x), the score at T = 1: the shape of x, without a graph."""
+        check_examples(x, self.shape, self)
         with frozen(self.net):
             return value_and_score(self.energy, x)[1]
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of (E(x) − E(x⁻)) / T, x⁻ the chains after `steps` more steps, + penalty: the gradient of −log p."""
-        self._check_shape(x)
+        self.check_data(x)
         e_data, e_model = self.energy(torch.cat([x, self.move_chains()])).split([len(x), len(self.chains)])
         contrast = (e_data.mean() - e_model.mean()) / self.temperature
         return contrast + self.penalty * (e_data.square().mean() + e_model.square().mean())
@@ -107,20 +122,21 @@ class EnergyModel(nn.Module):
         self.chains.copy_(self.walk(self.chains, self.steps))
         return self.chains.clone()  # autograd keeps it while the next batch moves the chains
 
-    def walk(self, x: Tensor, steps: int) -> Tensor:
-        """`steps` Langevin steps from x, with the step size and temperature of training."""
+    def walk(self, x: Tensor, steps: int, energy: Energy | None = None) -> Tensor:
+        """`steps` Langevin steps from x, with the step size and temperature of training; energy: by default its own."""
         settings = {"step_size": self.step_size, "temperature": self.temperature, "box": self.box}
         with frozen(self.net):
-            return langevin(score_of(self.energy), x, steps=steps, **settings)
+            return langevin(score_of(energy or self.energy), x, steps=steps, **settings)
 
-    def sample(self, n: int, *, steps: int | None = None) -> Tensor:
+    def sample(self, n: int, *, steps: int | None = None, energy: Energy | None = None) -> Tensor:
         """(n, *shape): n new chains from noise after `steps` steps, by default as many as a chain lives in training."""
         life = self.steps / self.restart if self.restart else 50 * self.steps
-        return self.walk(self.noise(n), round(life) if steps is None else steps)
+        return self.walk(self.noise(n), round(life) if steps is None else steps, energy)
 
-    def _check_shape(self, x: Tensor) -> None:
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"expected examples of shape {tuple(self.shape)}, got {tuple(x.shape[1:])}")
+    def check_data(self, x: Tensor) -> None:
+        """Raises ValueError unless x is a batch to learn from: of the chains' shape and type, and inside of the box."""
+        check_batch(x, self.shape, self)
+        check_inside(x, self.box)
 
 
 class ReconstructionEnergy(nn.Module):
@@ -132,12 +148,14 @@ class ReconstructionEnergy(nn.Module):
 
     def __init__(self, net: nn.Module, sigma: float):
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma is {sigma:g}: it must be positive")
+        check_positive(sigma=sigma)
         self.net, self.sigma = net, sigma
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.net(x)).flatten(1).square().sum(1) / (2 * self.sigma**2)
+        repaired = self.net(x)
+        if repaired.shape != x.shape:
+            raise ValueError(f"the net maps {tuple(x.shape)} to {tuple(repaired.shape)}: it must keep the shape")
+        return (x - repaired).flatten(1).square().sum(1) / (2 * self.sigma**2)
 
 
 # ---- score matching ------------------------------------------------------------------------------------------------
@@ -145,12 +163,12 @@ class ReconstructionEnergy(nn.Module):
 
 def score_with_graph(energy: Energy, x: Tensor) -> Tensor:
     """−∇_x E(x), through which a loss can be differentiated: the shape of x."""
-    with torch.enable_grad():
-        x = x if x.requires_grad else x.detach().requires_grad_()
+    with leaf(x) as detached:
+        x = x if x.requires_grad else detached
         values = energy(x)
         check_energy(values, len(x))
         (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
-    return -gradient
+        return -gradient
 
 
 def denoising_score_matching(energy: Energy, x: Tensor, sigma: float) -> Tensor:
@@ -158,8 +176,8 @@ def denoising_score_matching(energy: Energy, x: Tensor, sigma: float) -> Tensor:
 
     Its smallest value is reached where exp(−E) is proportional to the blurred density, not to the data's own.
     """
-    if not sigma > 0:
-        raise ValueError(f"sigma is {sigma:g}: the noise must have a positive standard deviation")
+    check_positive(sigma=sigma)
+    check_examples(x, x.shape[1:])
     eps = torch.randn_like(x)
     return 0.5 * (sigma * score_with_graph(energy, x + sigma * eps) + eps).flatten(1).square().sum(1)
 
@@ -170,10 +188,11 @@ def sliced_score_matching(energy: Energy, x: Tensor) -> Tensor:
     The mean over v of the second term is the trace of ∇s, so no noise is added to the data. The network must have two
     derivatives: with ReLU the second term is 0 almost everywhere.
     """
-    x = x.detach().requires_grad_()
-    v = torch.randn_like(x)
-    score = score_with_graph(energy, x)
-    (slope,) = torch.autograd.grad((score * v).sum(), x, create_graph=True)
+    check_examples(x, x.shape[1:])
+    with leaf(x) as x:
+        v = torch.randn_like(x)
+        score = score_with_graph(energy, x)
+        (slope,) = torch.autograd.grad((score * v).sum(), x, create_graph=True)
     return 0.5 * score.flatten(1).square().sum(1) + (v * slope).flatten(1).sum(1)
 
 
@@ -189,14 +208,16 @@ class NoiseContrast(nn.Module):
 
     def __init__(self, net: nn.Module, noise: Law, *, ratio: int = 1):
         super().__init__()
-        if ratio < 1:
-            raise ValueError(f"ratio is {ratio}: there must be at least 1 example of noise for each of the data")
+        check_whole(1, ratio=ratio)
         self.net, self.noise_law, self.ratio = net, noise, ratio
         self.log_z = nn.Parameter(torch.zeros(()))
 
     def energy(self, x: Tensor) -> Tensor:
         """E(x): (B, …) -> (B,) nats. Raises ValueError for another number of outputs."""
-        return one_number(self.net(x), len(x), "the energy")
+        check_examples(x, getattr(x, "shape", (1,))[1:], self)
+        with explained(f"the network does not take examples of shape {tuple(x.shape[1:])}"):
+            values = self.net(x)
+        return one_number(values, len(x), "the energy")
 
     def log_prob(self, x: Tensor) -> Tensor:
         """−E(x) − log_z, (B, …) -> (B,) nats: it integrates to 1 only where the estimate is good."""
@@ -208,8 +229,11 @@ class NoiseContrast(nn.Module):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Cross-entropy of the two classes, an example of data with its `ratio` of noise: a scalar in nats."""
+        check_examples(x, getattr(x, "shape", (1,))[1:], self)
+        check_some(x)
+        check_inside(x)
         with torch.no_grad():
-            noise = self.noise_law.sample(self.ratio * len(x))
+            noise = self.noise_law.sample(self.ratio * len(x)).to(x)
         return softplus(-self.logit(x)).mean() + self.ratio * softplus(self.logit(noise)).mean()
 
 
@@ -218,14 +242,29 @@ class NoiseContrast(nn.Module):
 
 def product(*energies: Energy) -> Energy:
     """x must please every one: exp(−Σ E_i), the product of the densities. Hinton 2002."""
-    return lambda x: torch.stack([energy(x) for energy in energies]).sum(0)
+    return partial(_product, energies)
 
 
 def mixture(*energies: Energy) -> Energy:
     """x must please one of them: −log Σ exp(−E_i). Du, Li & Mordatch 2020. Each counts with its own Z."""
-    return lambda x: -torch.stack([-energy(x) for energy in energies]).logsumexp(0)
+    return partial(_mixture, energies)
 
 
 def difference(energy: Energy, other: Energy, weight: float = 1.0) -> Energy:
     """x must please the first and not the other: E − weight · E_other, the quotient of the densities."""
-    return lambda x: energy(x) - weight * other(x)
+    return partial(_difference, energy, other, weight)
+
+
+# Functions of the module, and not made in the three above, so that a composition can be pickled.
+
+
+def _product(energies: Sequence[Energy], x: Tensor) -> Tensor:
+    return torch.stack([energy(x) for energy in energies]).sum(0)
+
+
+def _mixture(energies: Sequence[Energy], x: Tensor) -> Tensor:
+    return -torch.stack([-energy(x) for energy in energies]).logsumexp(0)
+
+
+def _difference(energy: Energy, other: Energy, weight: float, x: Tensor) -> Tensor:
+    return energy(x) - weight * other(x)

@@ -11,7 +11,6 @@ Other games keep the two players and change what each lowers: see `Game`. None o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -20,9 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dgm_lib.checks import at_least_float32, check_condition, check_examples
+from dgm_lib.checks import (
+    at_least_float32,
+    check_batch,
+    check_box,
+    check_condition,
+    check_examples,
+    check_inside,
+    check_some,
+    check_weight,
+    check_whole,
+    leaf,
+)
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.nets import explained, frozen, given, one_number
+from dgm_lib.nets import explained, frozen, given, on_trial, one_number
 
 Critic = Callable[[Tensor], Tensor]
 Penalty = Callable[[Critic, Tensor, Tensor], Tensor]
@@ -45,21 +55,45 @@ def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
     return softplus(-real) + softplus(fake)
 
 
+def lowered(fake: Tensor) -> Tensor:
+    """log(1 − σ(D(x̃))), in nats."""
+    return -softplus(fake)
+
+
+def raised(fake: Tensor) -> Tensor:
+    """−log σ(D(x̃)), in nats."""
+    return softplus(-fake)
+
+
+def squares(real: Tensor, fake: Tensor) -> Tensor:
+    return 0.5 * ((real - 1).square() + fake.square())
+
+
+def square(fake: Tensor) -> Tensor:
+    return 0.5 * (fake - 1).square()
+
+
+def margins(real: Tensor, fake: Tensor) -> Tensor:
+    return (1 - real).relu() + (1 + fake).relu()
+
+
+def gap(real: Tensor, fake: Tensor) -> Tensor:
+    return fake - real
+
+
 # Goodfellow et al. 2014, eq. 1: one value, which the generator lowers. Where the critic is sure, a = D(x̃) ≪ 0, its
 # gradient is gone: d/da log(1 − σ(a)) = −σ(a). At equilibrium the critic's loss is log 4 nats.
-SATURATING = Game(cross_entropy, lambda fake: -softplus(fake))
+SATURATING = Game(cross_entropy, lowered)
 # Ibid., section 3: the generator lowers −log σ(a), whose gradient is largest there: d/da (−log σ(a)) = σ(a) − 1.
 # The critic's loss is the same.
-NON_SATURATING = Game(cross_entropy, lambda fake: softplus(-fake))
+NON_SATURATING = Game(cross_entropy, raised)
 # Mao et al. 2017, eq. 9: squared distance to 1 for data, to 0 for what was made. ¼ at equilibrium.
-LEAST_SQUARES = Game(
-    lambda real, fake: 0.5 * ((real - 1).square() + fake.square()), lambda fake: 0.5 * (fake - 1).square()
-)
+LEAST_SQUARES = Game(squares, square)
 # Lim & Ye 2017; Miyato et al. 2018, eqs. 16 and 17: what lies beyond its margin no longer counts. 2 at equilibrium.
-HINGE = Game(lambda real, fake: (1 - real).relu() + (1 + fake).relu(), torch.neg)
+HINGE = Game(margins, torch.neg)
 # Arjovsky, Chintala & Bottou 2017, eq. 2: for a critic with slopes ≤ 1, minus the loss is at most the Wasserstein
 # distance. A penalty or spectral norm must keep the slopes. 0 at equilibrium.
-WASSERSTEIN = Game(lambda real, fake: fake - real, torch.neg)
+WASSERSTEIN = Game(gap, torch.neg)
 
 
 # ---- penalties -----------------------------------------------------------------------------------------------------
@@ -85,8 +119,7 @@ def gradient_at(critic: Critic, x: Tensor) -> Tensor:
 
     An example's gradient is its own only if the critic looks at each alone: no batch norm in it.
     """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with leaf(x) as x:
         (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient
 
@@ -121,10 +154,10 @@ class GAN(nn.Module):
         n_classes: int | None = None,
     ):
         super().__init__()
-        if not 0 <= penalty_weight < math.inf:
-            raise ValueError(f"penalty_weight is {penalty_weight:g}: it must be ≥ 0 and finite")
-        if box and not -math.inf < box[0] < box[1] < math.inf:
-            raise ValueError(f"box is {box}: it must be (low, high) with low < high, both finite")
+        check_weight(penalty_weight=penalty_weight)
+        check_box(box)
+        if n_classes is not None:
+            check_whole(1, n_classes=n_classes)
         self.generator, self.critic, self.prior, self.game = generator, critic, prior, game
         self.penalty, self.penalty_weight, self.box, self.n_classes = penalty, penalty_weight, box, n_classes
         self._kept: tuple[Tensor, Tensor | None, Tensor] | None = None
@@ -140,27 +173,28 @@ class GAN(nn.Module):
                     "make them agree"
                 )
 
-    @torch.no_grad()
     def _try_networks(self) -> None:
         """Runs both once, so that a misfit is said before any training; notes the shape of an example."""
-        reference = next(self.parameters(), torch.empty(0))
-        z = reference.new_zeros(2, self.prior.n_latents)
-        y = None if self.n_classes is None else torch.tensor([0, self.n_classes - 1], device=reference.device)
+        z = next(self.parameters(), torch.empty(0)).new_zeros(2, self.prior.n_latents)
+        y = None if self.n_classes is None else torch.tensor([0, self.n_classes - 1], device=z.device)
         told = "" if y is None else f" and the labels 0 … {self.n_classes - 1}"
-        self.eval()  # no layer learns from these zeros
-        with explained(f"the generator does not take the {self.prior.n_latents} latents of the prior{told}"):
-            x = self.generator(*given(z, y))
-        self.shape = x.shape[1:]
-        with explained(f"the critic does not take the examples {tuple(self.shape)} that the generator makes{told}"):
-            values = self.critic(*given(x, y))
-        one_number(values, 2, "what the critic says")
-        self.train()
+        with on_trial(self):
+            with explained(f"the generator does not take the {self.prior.n_latents} latents of the prior{told}"):
+                x = self.generator(*given(z, y))
+                self.shape = x.shape[1:]
+            with explained(f"the critic does not take the examples {tuple(self.shape)} that the generator makes{told}"):
+                values = self.critic(*given(x, y))
+            one_number(values, 2, "what the critic says")
 
     # -- the model
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """G(z), for latents (B, D): (B, *shape), with a gradient."""
+        check_examples(z, (self.prior.n_latents,), self, "latents")
         check_condition(y, len(z), self.n_classes, "GAN")
+        return self._generate(z, y)
+
+    def _generate(self, z: Tensor, y: Tensor | None) -> Tensor:
         x = self.generator(*given(z, y))
         if self.box is None:
             return x
@@ -169,7 +203,7 @@ class GAN(nn.Module):
 
     def critic_values(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """D(x), what the critic says of examples (B, *shape): (B,), in the first two games a logit in nats."""
-        check_examples(x, self.shape)
+        check_examples(x, self.shape, self)
         check_condition(y, len(x), self.n_classes, "GAN")
         return self._values(x, y)
 
@@ -201,9 +235,10 @@ class GAN(nn.Module):
         data would depend on what was made beside it. y goes unused where the model has no classes.
         """
         y = None if self.n_classes is None else y
-        self._check_data(x)
+        check_batch(x, self.shape, self)
+        check_inside(x, self.box)
         check_condition(y, len(x), self.n_classes, "GAN")
-        made = self.generate(self.prior.sample(len(x)), y)
+        made = self._generate(self.prior.sample(len(x)), y)
         self._kept = (x, y, made) if made.requires_grad else None
         fake = made.detach()
         loss = self.game.critic(self._values(x, y), self._values(fake, y))
@@ -217,7 +252,7 @@ class GAN(nn.Module):
         The critic's parameters get no gradient here: it is not their turn, and theirs is half of the work.
         """
         y = None if self.n_classes is None else y
-        check_condition(y, len(x), self.n_classes, "GAN")
+        check_some(x)
         fake = self._examples_for(x, y)
         with frozen(self.critic):
             return self.game.generator(self._values(fake, y)).mean()
@@ -242,17 +277,3 @@ class GAN(nn.Module):
     def __getstate__(self) -> dict:
         """What a copy gets: not the examples kept with their graph, which torch cannot copy."""
         return self.__dict__ | {"_kept": None}
-
-    # -- what is let in
-
-    def _check_data(self, x: Tensor) -> None:
-        check_examples(x, self.shape)
-        if self.box is None or not len(x):
-            return
-        low, high = x.aminmax()
-        if not (self.box[0] <= low and high <= self.box[1]):
-            wrong = high if self.box[0] <= low else low
-            raise ValueError(
-                f"x holds {float(wrong):g}, and the generator makes numbers in [{self.box[0]:g}, {self.box[1]:g}]: "
-                "scale x to that range, as Split.batches scales pixels to [0, 1], or give the GAN the box of the data"
-            )

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.checks import check_examples, check_labels
+from dgm_lib.checks import check_examples, check_labels, check_weight, check_whole, usual
 from dgm_lib.energy import EnergyModel
-from dgm_lib.nets import frozen
-from dgm_lib.samplers import ChainError, langevin, score_of
+from dgm_lib.samplers import ChainError
 
 
 class LogitEnergy(nn.Module):
@@ -48,8 +47,10 @@ class JointEnergyModel(nn.Module):
 
     def __init__(self, density: EnergyModel, n_classes: int, *, weight: float = 1.0, widest_gap: float = 20.0):
         super().__init__()
-        if not 0 <= weight < math.inf or not widest_gap > 0:
-            raise ValueError(f"weight is {weight:g}, widest_gap {widest_gap:g}: they must be ≥ 0, finite, and > 0")
+        check_whole(1, n_classes=n_classes)
+        check_weight(weight=weight)
+        if not widest_gap > 0:
+            raise ValueError(f"widest_gap is {widest_gap:g}: it must be positive; math.inf for no limit")
         if not isinstance(density.net, LogitEnergy):
             raise ValueError(
                 f"the density's energy is a {type(density.net).__name__}, which has no logits: give "
@@ -67,6 +68,7 @@ class JointEnergyModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits f(x), (B, K), in nats."""
+        check_examples(x, self.density.shape, self)
         return self.density.net.classifier(x)
 
     def posterior(self, x: Tensor) -> Tensor:
@@ -78,14 +80,14 @@ class JointEnergyModel(nn.Module):
         if y is None:
             return self.density.energy(x)
         check_labels(y, len(x), self.n_classes)
-        return -self(x).gather(1, y[:, None]).squeeze(1)
+        return -self(x).gather(1, usual(y)[:, None]).squeeze(1)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """−log p(y|x) + weight · ((E(x) − E(x⁻)) / T + penalty), means over data and chains x⁻: a scalar in nats.
 
         Infinite where the run has diverged; a gradient that is finite stays so.
         """
-        check_examples(x, self.density.shape)
+        self.density.check_data(x)
         check_labels(y, len(x), self.n_classes)
         if not self.weight:
             return cross_entropy(self(x), y)
@@ -107,12 +109,7 @@ class JointEnergyModel(nn.Module):
 
         steps: by default as many as a chain lives in training. Raises ChainError where one diverges.
         """
-        density = self.density
         if y is None:
-            return density.sample(n, steps=steps)
+            return self.density.sample(n, steps=steps)
         check_labels(y, n, self.n_classes)
-        life = density.steps / density.restart if density.restart else 50 * density.steps
-        settings = {"step_size": density.step_size, "temperature": density.temperature, "box": density.box}
-        with frozen(self):
-            score = score_of(partial(self.energy, y=y))
-            return langevin(score, density.noise(n), steps=round(life) if steps is None else steps, **settings)
+        return self.density.sample(n, steps=steps, energy=partial(self.energy, y=y))

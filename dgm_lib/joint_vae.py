@@ -15,12 +15,20 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent
+from torch.distributions import Categorical, Distribution
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib.checks import NO_LABEL, at_least_float32
-from dgm_lib.distributions import StandardNormal, diagonal_normal
-from dgm_lib.nets import explained
+from dgm_lib.checks import (
+    NO_LABEL,
+    at_least_float32,
+    check_examples,
+    check_positive,
+    check_some,
+    check_some_labels,
+    check_whole,
+)
+from dgm_lib.distributions import StandardNormal, Whole, diagonal_normal
+from dgm_lib.nets import explained, of_one, on_trial
 
 # ---- what it is made of --------------------------------------------------------------------------------------------
 
@@ -42,8 +50,7 @@ class Modality(nn.Module):
         weight: float = 1.0,
     ):
         super().__init__()
-        if not 0 < weight < math.inf:
-            raise ValueError(f"weight is {weight:g}: it must be positive")
+        check_positive(weight=weight)
         self.encoder, self.decoder, self.likelihood, self.weight = encoder, decoder, likelihood, weight
 
     def given(self, z: Tensor) -> Distribution:
@@ -92,17 +99,18 @@ class JointVAE(nn.Module):
         self.modalities, self.prior = nn.ModuleDict(modalities), prior
         self._try_networks()
 
-    @torch.no_grad()
     def _try_networks(self) -> None:
         """Runs all once, so that a misfit is said before any training; notes the shape of each modality."""
-        self.eval()  # no layer learns from these zeros
-        z, self.shapes = next(self.parameters()).new_zeros(2, self.prior.n_latents), {}
-        for name, modality in self.modalities.items():
-            with explained(f"the decoder of {name!r} does not take the {self.prior.n_latents} latents of the prior"):
-                p = modality.given(z)
-            self.shapes[name] = p.batch_shape[1:]
-            self.posterior(**{name: torch.zeros_like(p.sample())})
-        self.train()
+        z = next(self.parameters()).new_zeros(2, self.prior.n_latents)
+        self.shapes: dict[str, torch.Size] = {}
+        self.n_classes: dict[str, int | None] = {}  # of the modalities that are labels
+        with on_trial(self):
+            for name, modality in self.modalities.items():
+                with explained(f"the decoder of {name!r} does not take the {z.shape[1]} latents of the prior"):
+                    p = modality.given(z)
+                    self.shapes[name] = of_one(p.batch_shape, 2, f"what the decoder of {name!r} makes")
+                    self.n_classes[name] = p.logits.shape[-1] if isinstance(p, Categorical) else None
+                self.posterior(**{name: torch.zeros_like(p.sample())})
 
     def posterior(self, **given: Tensor) -> Distribution:
         """q(z|what is given) over (B, D): posterior(image=x), posterior(image=x, label=y)."""
@@ -129,7 +137,8 @@ class JointVAE(nn.Module):
     def likelihood(self, name: str, z: Tensor) -> Distribution:
         """p(x_i|z) over whole examples of a modality, for latents (B, D)."""
         self._known([name])
-        return Independent(self.modalities[name].given(z), len(self.shapes[name]))
+        check_examples(z, (self.prior.n_latents,), self, "latents")
+        return Whole(self.modalities[name].given(z), len(self.shapes[name]))
 
     @torch.no_grad()
     def sample(self, n: int) -> dict[str, Tensor]:
@@ -147,8 +156,7 @@ class JointVAE(nn.Module):
 
     def iw_bound(self, k: int, /, **given: Tensor) -> Tensor:
         """The importance-weighted bound with k draws, (B,) nats: k → ∞ gives log p. Burda et al. 2016, eq. 8."""
-        if k < 1:
-            raise ValueError(f"k is {k}: the importance-weighted bound needs at least 1 draw")
+        check_whole(1, k=k)
         given, q = self._checked(given), self.posterior(**given)
         log_w = []
         for _ in range(k):
@@ -162,7 +170,7 @@ class JointVAE(nn.Module):
         q = self._product(experts)
         z = q.rsample()
         terms = {name: self._log_likelihood(name, x, z) for name, x in given.items()}
-        return terms, kl_divergence(q, self.prior.distribution())
+        return terms, kl_divergence(q.base_dist, self.prior.distribution().base_dist).sum(-1)
 
     def _log_likelihood(self, name: str, x: Tensor, z: Tensor) -> Tensor:
         """log p(x_i|z), (B,) nats; 0 where x is missing: what was not observed needs no explanation."""
@@ -178,6 +186,7 @@ class JointVAE(nn.Module):
         if len(examples) != len(self.modalities):
             raise ValueError(f"{len(examples)} batches are given for the modalities {', '.join(self.modalities)}")
         given = self._checked(dict(zip(self.modalities, examples)))
+        check_some(examples[0])
         experts = {name: self._expert(name, x) for name, x in given.items()}
         sets = [list(given)] if len(given) == 1 else [list(given), *([name] for name in given)]
         total = 0
@@ -194,8 +203,8 @@ class JointVAE(nn.Module):
 
         translate("label", image=x), translate("image", 1, label=y): with one draw, one of the images that fit.
         """
-        if draws < 1:
-            raise ValueError(f"draws is {draws}: it must be at least 1")
+        check_whole(1, draws=draws)
+        self._known([to])
         q = self.posterior(**given)
         return sum(self.likelihood(to, q.sample()).mean for _ in range(draws)) / draws
 
@@ -210,13 +219,20 @@ class JointVAE(nn.Module):
         self._known(list(given))
         if not given:
             raise ValueError(f"nothing is given: give at least one of {', '.join(self.shapes)}")
-        n = len(next(iter(given.values())))
         for name, x in given.items():
-            if x.shape != (n, *self.shapes[name]):
-                raise ValueError(f"expected {name!r} of shape {(n, *self.shapes[name])}, got {tuple(x.shape)}")
-            if filled(x, present(x)).isnan().any():
-                raise ValueError(f"an example of {name!r} holds some NaN: all of its numbers are missing, or none is")
+            self._check_modality(name, x)
+        lengths = {name: len(x) for name, x in given.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the modalities have {lengths} examples: give as many of each, missing ones as −1 or NaN")
         return given
+
+    def _check_modality(self, name: str, x: Tensor) -> None:
+        if self.n_classes[name]:
+            check_some_labels(x, len(x) if isinstance(x, Tensor) and x.dim() else 1, self.n_classes[name])
+            return
+        check_examples(x, self.shapes[name], self, f"examples of {name!r}")
+        if filled(x, present(x)).isnan().any():
+            raise ValueError(f"an example of {name!r} holds some NaN: all of its numbers are missing, or none is")
 
 
 # ---- what is missing -----------------------------------------------------------------------------------------------

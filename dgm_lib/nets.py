@@ -17,6 +17,8 @@ from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from dgm_lib.checks import as_index, shaped, usual
+
 
 class MLP(nn.Sequential):
     """Fully connected layers: MLP(64, 128, 10) maps (B, …) with 64 numbers an example to (B, 10).
@@ -187,7 +189,8 @@ class ProjectionCritic(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         features = self.body(x)  # (B, F)
-        return self.head(features) + (self.embedding(y) * features).sum(1, keepdim=True)
+        label = self.embedding(as_index(y, self.n_classes))  # (B, F)
+        return self.head(features) + (label * features).sum(1, keepdim=True)
 
 
 LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -224,13 +227,13 @@ class Labelled(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         x = x.flatten(1) if self.flat else x
-        label = one_hot(y, self.n_classes).to(x).view(len(x), -1, *[1] * (x.dim() - 2))
-        return self.net(torch.cat([x, label.expand(-1, -1, *x.shape[2:])], 1))
+        label = one_hot(as_index(y, self.n_classes), self.n_classes).to(x)  # (B, K)
+        return self.net(torch.cat([x, label.view(*label.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])], 1))
 
 
 def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
     """The arguments of a network that may be told the label."""
-    return (x,) if y is None else (x, y)
+    return (x,) if y is None else (x, usual(y))
 
 
 # ---- what models ask of networks -----------------------------------------------------------------------------------
@@ -239,6 +242,15 @@ def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
 def n_parameters(model: nn.Module) -> int:
     """How many numbers training can change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@contextmanager
+def on_trial(model: nn.Module) -> Iterator[None]:
+    """For running networks once on zeros, so that a misfit is said before any training: no layer learns from them."""
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train()
 
 
 @contextmanager
@@ -256,22 +268,28 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 def one_number(values: Tensor, n: int, what: str) -> Tensor:
     """What a network says of n examples, (n, 1) or (n,), as (n,). Raises ValueError for anything else."""
-    values = values.squeeze(1) if values.dim() == 2 else values
-    if values.shape != (n,):
-        raise ValueError(
-            f"{what} of {n} examples has the shape {tuple(values.shape)}: it must be one number an example, ({n},) or "
-            f"({n}, 1); let the network end in one unit"
-        )
-    return values
+    if isinstance(values, Tensor) and values.shape in ((n,), (n, 1)):
+        return values.reshape(n)
+    raise ValueError(
+        f"{what} of {n} examples {shaped(values)}: it must be one number an example, ({n},) or ({n}, 1); let "
+        "the network end in one unit"
+    )
+
+
+def of_one(shape: torch.Size, n: int, what: str) -> torch.Size:
+    """The shape of one example, of what was made of n. Raises ValueError where there are not n of them."""
+    if shape[:1] != (n,):
+        raise ValueError(f"{what} of {n} examples has the shape {tuple(shape)}: let it keep the batch, ({n}, …)")
+    return shape[1:]
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Says what torch's own message, which knows matrices only, is about."""
+    """Says what torch's own message, which knows matrices only, is about; it stays the cause."""
     try:
         yield
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise ValueError(f"{what}: {error}") from error
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{what}: let its sizes fit; the error above this one shows the layer") from error
 
 
 def _quarter(shape: tuple[int, int, int]) -> tuple[int, int]:

@@ -19,14 +19,24 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import prod
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Normal
 from torch.nn.functional import logsigmoid, softplus
 from torch.utils.checkpoint import checkpoint
 
-from dgm_lib.checks import check_binary, check_known
+from dgm_lib.checks import (
+    check_binary,
+    check_examples,
+    check_inside,
+    check_known,
+    check_positive,
+    check_some,
+    check_whole,
+)
+from dgm_lib.distributions import Whole
 from dgm_lib.samplers import block_gibbs, full_precision
 
 WIDEST = 20  # units that log_z enumerates: a million states
@@ -72,8 +82,7 @@ class GaussianUnits(nn.Module):
 
     def __init__(self, shape: int | Sequence[int], sigma: float = 1.0):
         super().__init__()
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma is {sigma:g}: a standard deviation must be positive")
+        check_positive(sigma=sigma)
         self.shape = as_shape(shape)
         self.sigma = sigma
 
@@ -96,10 +105,9 @@ class GaussianUnits(nn.Module):
         return v.mean(0) / self.sigma**2
 
     def check(self, v: Tensor) -> None:
-        if not v.is_floating_point():
-            raise ValueError(f"Gaussian units take floats, got {v.dtype}: standardise the data first")
-        if not v.isfinite().all():
-            raise ValueError(f"a unit is {v[~v.isfinite()][0].item()}: a density needs finite numbers")
+        check_examples(v, self.shape, what="Gaussian units")
+        if v.numel():
+            check_inside(v, None)
 
 
 # ---- the machine ---------------------------------------------------------------------------------------------------
@@ -116,10 +124,8 @@ class RBM(nn.Module):
 
     def __init__(self, visible: BinaryUnits | GaussianUnits, n_hidden: int, *, steps: int = 1, n_chains: int = 0):
         super().__init__()
-        if n_hidden < 1 or steps < 1 or n_chains < 0:
-            raise ValueError(
-                f"n_hidden is {n_hidden}, steps {steps}, n_chains {n_chains}: they must be ≥ 1, ≥ 1 and ≥ 0"
-            )
+        check_whole(1, n_hidden=n_hidden, steps=steps)
+        check_whole(0, n_chains=n_chains)
         n_visible = prod(visible.shape)
         self.visible, self.steps = visible, steps
         self.weight = nn.Parameter(0.01 * torch.randn(n_visible, n_hidden))
@@ -134,16 +140,16 @@ class RBM(nn.Module):
     ) -> RBM:
         """A machine that begins as independent units with the mean of x, (N, *shape): it then has less to learn."""
         model = cls(visible, n_hidden, steps=steps, n_chains=n_chains)
-        v = model.rows(x)
-        model, field = model.to(v), visible.field_of_mean(v)
+        model = model.to(x) if isinstance(x, Tensor) and x.is_floating_point() else model
+        field = visible.field_of_mean(model.rows(x).detach())
+        check_some(x)
         model.base_bias.copy_(field)
         model.visible_bias.data.copy_(field)
         return model
 
     def rows(self, x: Tensor) -> Tensor:
         """Examples as the machine takes them, (B, *shape) -> (B, D). Raises ValueError for another shape or kind."""
-        if x.shape[1:] != self.visible.shape:
-            raise ValueError(f"expected examples of shape {tuple(self.visible.shape)}, got {tuple(x.shape[1:])}")
+        check_examples(x, self.visible.shape, self)
         self.visible.check(x)
         return x.flatten(1)
 
@@ -161,13 +167,13 @@ class RBM(nn.Module):
 
     def posterior(self, x: Tensor) -> Distribution:
         """p(h | x), exact: the hidden units are independent once x is known. Its mean, (B, n_hidden), is a feature."""
-        return Independent(Bernoulli(logits=self.hidden_field(self.rows(x))), 1)
+        return Whole(Bernoulli(logits=self.hidden_field(self.rows(x))), 1)
 
     def likelihood(self, h: Tensor) -> Distribution:
         """p(x | h) over examples (B, *shape), given the hidden units, (B, n_hidden)."""
-        self._check_hidden(h)
+        check_examples(h, self.hidden_bias.shape, self, "hidden units")
         field = self.visible_field(h).view(-1, *self.visible.shape)
-        return Independent(self.visible.distribution(field), len(self.visible.shape))
+        return Whole(self.visible.distribution(field), len(self.visible.shape))
 
     def draw_hidden(self, v: Tensor) -> Tensor:
         return bits(self.hidden_field(v))
@@ -179,7 +185,7 @@ class RBM(nn.Module):
 
     def energy(self, x: Tensor, h: Tensor) -> Tensor:
         """E(v, h) of examples (B, *shape) and hidden units (B, n_hidden): (B,) nats."""
-        self._check_hidden(h)
+        check_examples(h, self.hidden_bias.shape, self, "hidden units")
         v = self.rows(x)
         return self.visible.base_energy(v) - v @ self.visible_bias - (self.hidden_field(v) * h).sum(1)
 
@@ -221,19 +227,22 @@ class RBM(nn.Module):
         disagree: take steps until `effective_chains` is a good share of them. RBM.start gives a base near the data.
         Neal 2001; Salakhutdinov & Murray 2008, section 4.1.
         """
-        if steps < 1 or n_chains < 2 or not 0 < level < 1:
-            raise ValueError(f"steps is {steps}, n_chains {n_chains}, level {level:g}: AIS needs ≥ 1, ≥ 2 and (0, 1)")
+        check_whole(1, steps=steps)
+        check_whole(2, n_chains=n_chains)
+        if not 0 < level < 1:
+            raise ValueError(f"level is {level:g}: it must be between 0 and 1, such as 0.95")
         change = self.visible_bias - self.base_bias
         v = self.visible.draw(self.base_bias.expand(n_chains, -1))
-        log_w = self.weight.new_zeros(n_chains, dtype=torch.float64)
+        added = []  # to the logarithm of each chain's weight, (n_chains,) a step
         betas = 1 - torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2  # denser towards 1, where chains lag most
         for before, beta in pairwise(betas.tolist()):
             field = self.hidden_field(v)  # (n_chains, n_hidden)
-            log_w += (beta - before) * (v @ change) + (softplus(beta * field) - softplus(before * field)).sum(1)
+            added.append((beta - before) * (v @ change) + (softplus(beta * field) - softplus(before * field)).sum(1))
             h = bits(beta * field)
             v = self.visible.draw(self.base_bias + beta * (change + h @ self.weight.T))
         log_z_0 = self.visible.log_normalizer(self.base_bias) + self.weight.shape[1] * math.log(2)
-        return log_mean(log_w + log_z_0, level)
+        log_w = torch.stack(added).cpu().double().sum(0)  # on the CPU, as not every device has float64
+        return log_mean(log_w + float(log_z_0), level)
 
     def log_prob(self, x: Tensor, log_z: Tensor | float | None = None) -> Tensor:
         """−F(x) − log Z: (B, *shape) -> (B,) nats; of pixels if they are binary, of a density if they are Gaussian.
@@ -261,6 +270,7 @@ class RBM(nn.Module):
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of F(data) − F(negatives), whose gradient is that of −log p(v), but for the chains' shortness."""
         v = self.rows(x)
+        check_some(v)
         with full_precision(x.device.type):  # bfloat16 would drown a small difference of two means
             both = torch.cat([v, self._negatives(v)])
             field = self.hidden_field(both)
@@ -280,6 +290,7 @@ class RBM(nn.Module):
     def gibbs(self, x: Tensor, *, steps: int, known: Tensor | None = None) -> Tensor:
         """Chains that start at x, (B, *shape) -> (B, *shape). known: bool, True where x is held fixed."""
         v = self.rows(x)
+        check_whole(0, steps=steps)
         known = None if known is None else check_known(known, x).flatten(1)
         return block_gibbs(self.draw_hidden, self.draw_visible, v, steps=steps, known=known).view_as(x)
 
@@ -290,8 +301,9 @@ class RBM(nn.Module):
         The mean over `steps` steps of E[v | h], after `burn_in` that are thrown away. Units that are not known begin
         at random: what x holds there does not matter. known: bool, broadcast against x.
         """
-        if steps < 1 or burn_in < 0:
-            raise ValueError(f"steps is {steps}, burn_in {burn_in}: the mean needs at least 1 and 0")
+        check_whole(1, steps=steps)
+        check_whole(0, burn_in=burn_in)
+        check_examples(x, self.visible.shape, self)
         mask = check_known(known, x).flatten(1)
         given = self.rows(torch.where(mask.view_as(x), x, 0))
         v = torch.where(mask, given, self.visible.draw(self.base_bias.expand_as(given)))
@@ -306,14 +318,9 @@ class RBM(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, *, steps: int = 1000) -> Tensor:
         """(n, *shape): n chains that start as independent units and take `steps` Gibbs steps."""
+        check_whole(0, n=n)
         v = self.visible.draw(self.base_bias.expand(n, -1))
         return block_gibbs(self.draw_hidden, self.draw_visible, v, steps=steps).view(n, *self.visible.shape)
-
-    # -- what is let in
-
-    def _check_hidden(self, h: Tensor) -> None:
-        if h.shape[1:] != self.hidden_bias.shape:
-            raise ValueError(f"expected hidden units (B, {len(self.hidden_bias)}), got {tuple(h.shape)}")
 
 
 # ---- estimates of log Z --------------------------------------------------------------------------------------------
@@ -348,10 +355,10 @@ def log_mean(log_weights: Tensor, level: float) -> LogZ:
 
 def as_shape(shape: int | Sequence[int]) -> torch.Size:
     """The shape of an example. Raises ValueError where it has no unit."""
-    size = torch.Size([shape] if isinstance(shape, int) else shape)
-    if prod(size) < 1 or not size:
-        raise ValueError(f"an example has the shape {tuple(size)}: it must have at least one unit")
-    return size
+    sizes = (shape,) if isinstance(shape, Real) else tuple(shape)
+    if not sizes or not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        raise ValueError(f"an example has the shape {sizes}: it must have at least one unit, and whole numbers of them")
+    return torch.Size(sizes)
 
 
 def bits(logits: Tensor) -> Tensor:

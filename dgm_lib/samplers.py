@@ -12,12 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dgm_lib.checks import check_binary, check_known
+from dgm_lib.checks import (
+    check_binary,
+    check_box,
+    check_known,
+    check_positive,
+    check_weight,
+    check_whole,
+    kind,
+    leaf,
+    shaped,
+)
 
 LOOK_EVERY = 10  # steps between looks at the chains: a look makes a GPU wait
 FAR = 1e6  # without walls, a coordinate beyond this has diverged
@@ -34,17 +45,16 @@ class ChainError(RuntimeError):
 
 def score_of(energy: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The function −∇E of an energy (n, …) -> (n,), by autograd; its values have no graph."""
+    return partial(_score, energy)  # unlike a function made here, it can be pickled
 
-    def score(x: Tensor) -> Tensor:
-        return value_and_score(energy, x)[1]
 
-    return score
+def _score(energy: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return value_and_score(energy, x)[1]
 
 
 def value_and_score(energy: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """E(x), (n,), and −∇E(x), the shape of x. Raises ValueError if the energy is not one number an example."""
-    with torch.enable_grad(), full_precision(x.device.type):
-        x = x.detach().requires_grad_()
+    with leaf(x) as x, full_precision(x.device.type):
         values = energy(x)
         check_energy(values, len(x))
         (score,) = torch.autograd.grad(values, x, torch.full_like(values, -1))
@@ -58,10 +68,10 @@ def full_precision(device: str) -> AbstractContextManager:
 
 def check_energy(values: Tensor, n: int) -> None:
     """Raises ValueError unless values has the shape (n,)."""
-    if values.shape != (n,):
+    if not isinstance(values, Tensor) or values.shape != (n,):
         raise ValueError(
-            f"the energy of {n} examples has the shape {tuple(values.shape)}: it must be one number an example, "
-            f"({n},); let the network end in one unit, and squeeze it"
+            f"the energy of {n} examples {shaped(values)}: it must be one number an example, ({n},); let the "
+            "network end in one unit, and squeeze it"
         )
 
 
@@ -139,7 +149,7 @@ def mala(
         x = torch.where(per_chain(accept, x), proposal, x)
         uphill = torch.where(per_chain(accept, x), new_uphill, uphill)
         values = torch.where(accept, new_values, values)
-        accepted += accept.float().mean()
+        accepted += accept.float().sum() / max(len(x), 1)
         look(x, step, steps, box)
     return x, float(accepted) / max(steps, 1)
 
@@ -166,11 +176,12 @@ def independent_metropolis(
     Returns the states and the share of accepted jumps. It crosses any wall between modes, where the law puts enough
     of its draws on them: in a few dimensions.
     """
+    check_positive(temperature=temperature)
     jump = law.sample(len(x)).to(x)
     log_ratio = (energy(x) - energy(jump)) / temperature + law.log_prob(x) - law.log_prob(jump)
     check_energy(log_ratio, len(x))
     accept = torch.rand_like(log_ratio).log() < log_ratio
-    return torch.where(per_chain(accept, x), jump, x), float(accept.float().mean())
+    return torch.where(per_chain(accept, x), jump, x), float(accept.float().sum()) / max(len(x), 1)
 
 
 def reflect_(x: Tensor, box: Box) -> Tensor:
@@ -184,8 +195,8 @@ def reflect_(x: Tensor, box: Box) -> Tensor:
 
 def geometric(first: float, last: float, n: int) -> list[float]:
     """n temperatures from first to last, each the same multiple of the one before: a schedule for `anneal`."""
-    if n < 2 or not first > 0 or not last > 0:
-        raise ValueError(f"a schedule needs n ≥ 2 and temperatures > 0, got n = {n} from {first:g} to {last:g}")
+    check_whole(2, n=n)
+    check_positive(first=first, last=last)
     return [first * (last / first) ** (i / (n - 1)) for i in range(n)]
 
 
@@ -211,8 +222,8 @@ def gibbs(energy: Callable[[Tensor], Tensor], x: Tensor, *, sweeps: int, tempera
     Raises ValueError for other states, ChainError for a start whose energy is not finite.
     """
     check_units(x)
-    if sweeps < 0 or not temperature > 0:
-        raise ValueError(f"sweeps is {sweeps}, temperature {temperature:g}: they must be ≥ 0 and > 0")
+    check_whole(0, sweeps=sweeps)
+    check_positive(temperature=temperature)
     values = energy(x)
     check_energy(values, len(x))
     check_start(values)
@@ -239,7 +250,7 @@ def block_gibbs(
     known: True where x is held fixed, broadcast to x; the rest is then drawn from its conditional given those. Raises
     ValueError for a mask that is not bool or does not fit.
     """
-    check_steps(steps)
+    check_whole(0, steps=steps)
     if known is not None:
         check_known(known, x)
     given = x
@@ -329,12 +340,11 @@ def look(x: Tensor, step: int, steps: int, box: Box | None) -> None:
 
 
 def check_chains(x: Tensor, box: Box | None) -> None:
-    if not x.is_floating_point() or x.dim() < 2:
-        raise ValueError(f"chains are floats of shape (n, …), one row a chain, got {x.dtype} of shape {tuple(x.shape)}")
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2:
+        raise ValueError(f"chains are floats of shape (n, …), one row a chain, got {kind(x)}")
     if not x.isfinite().all():
         raise ValueError(f"chain {first_false(x.isfinite())} starts with a coordinate that is NaN or infinite")
-    if box and not box[0] < box[1]:
-        raise ValueError(f"the box is {box}: its walls must be (low, high) with low < high")
+    check_box(box)
     if box and outside(x, box).any():
         raise ValueError(f"chains start at {x.min():.4g} … {x.max():.4g}, outside of the box {box}: clamp them first")
 
@@ -347,32 +357,25 @@ def check_start(values: Tensor) -> None:
 
 
 def check_score(score: Tensor, x: Tensor) -> None:
-    if score.shape != x.shape:
+    if not isinstance(score, Tensor) or score.shape != x.shape:
         raise ValueError(
-            f"the score of chains {tuple(x.shape)} has the shape {tuple(score.shape)}: it must have the chains' own; "
-            "for an energy, give score_of(energy)"
+            f"the score of chains {tuple(x.shape)} {shaped(score)}: it must have the chains' own; for an energy, "
+            "give score_of(energy)"
         )
     if not score.isfinite().all():
         chain = first_false(score.isfinite())
         raise ChainError(f"the score of chain {chain} at step 1 is NaN or infinite: look at the energy")
 
 
-def check_steps(steps: int) -> None:
-    if steps < 0:
-        raise ValueError(f"steps is {steps}: it must be at least 0")
-
-
 def check_schedule(steps: int, step_size: float, temperature: float) -> None:
-    check_steps(steps)
-    if not step_size > 0 or not math.isfinite(step_size):
-        raise ValueError(f"step_size is {step_size:g}: it must be positive, such as 0.01")
-    if not temperature >= 0 or not math.isfinite(temperature):
-        raise ValueError(f"temperature is {temperature:g}: it must be at least 0; 1 draws from exp(−E)/Z")
+    check_whole(0, steps=steps)
+    check_positive(step_size=step_size)
+    check_weight(temperature=temperature)
 
 
 def check_units(x: Tensor) -> None:
-    if x.dim() != 2:
-        raise ValueError(f"the states have the shape {tuple(x.shape)}: they must be rows of units, (n, D)")
+    if not isinstance(x, Tensor) or x.dim() != 2:
+        raise ValueError(f"the states {shaped(x).replace('has', 'have')}: they must be rows of units, (n, D)")
     check_binary(x)
 
 

@@ -18,14 +18,21 @@ In a batch (x, y) the label −1 means that it is not known.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from dgm_lib.checks import NO_LABEL, at_least_float32, check_examples, check_some_labels
-from dgm_lib.nets import explained, frozen
+from dgm_lib.checks import (
+    NO_LABEL,
+    at_least_float32,
+    check_batch,
+    check_examples,
+    check_inside,
+    check_some_labels,
+    check_weight,
+    check_whole,
+)
+from dgm_lib.nets import explained, frozen, on_trial
 
 
 class SemiGAN(nn.Module):
@@ -53,29 +60,27 @@ class SemiGAN(nn.Module):
         entropy: float = 0.0,
     ):
         super().__init__()
-        if not (0 <= weight < math.inf and 0 <= entropy < math.inf):
-            raise ValueError(f"weight is {weight:g}, entropy {entropy:g}: they must be ≥ 0 and finite")
+        check_weight(weight=weight, entropy=entropy)
+        check_whole(1, n_classes=n_classes)
         self.generator, self.body, self.head, self.prior = generator, body, head, prior
         self.n_classes, self.weight, self.entropy = n_classes, weight, entropy
         self._try_networks()
 
-    @torch.no_grad()
     def _try_networks(self) -> None:
         """Runs them once, so that a misfit is said before any training; notes the shape of an example."""
         z = next(self.parameters()).new_zeros(2, self.prior.n_latents)
-        self.eval()  # no layer learns from these zeros
-        with explained(f"the generator does not take the {self.prior.n_latents} latents of the prior"):
-            x = self.generator(z)
-        self.shape = x.shape[1:]
-        with explained(f"body and head do not take the examples {tuple(self.shape)} that the generator makes"):
-            shape = self.head(self.body(x)).shape
+        with on_trial(self):
+            with explained(f"the generator does not take the {self.prior.n_latents} latents of the prior"):
+                x = self.generator(z)
+                self.shape = x.shape[1:]
+            with explained(f"body and head do not take the examples {tuple(self.shape)} that the generator makes"):
+                shape = self.head(self.body(x)).shape
         if shape != (2, self.n_classes):
             raise ValueError(f"the head gives {tuple(shape[1:])} an example: it must end in {self.n_classes} logits")
-        self.train()
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits f(x): (B, *shape) -> (B, K)."""
-        check_examples(x, self.shape)
+        check_examples(x, self.shape, self)
         return at_least_float32(self.head(self.body(x)))
 
     def posterior(self, x: Tensor) -> Tensor:
@@ -96,6 +101,8 @@ class SemiGAN(nn.Module):
 
         All pass the critic in one call, so it must look at each alone: no batch norm in it.
         """
+        check_batch(x, self.shape, self)
+        check_inside(x)
         there, missing = split_labels(y, len(x), self.n_classes)
         logits = self(torch.cat([x[there], x[missing], self.sample(len(missing))]))
         labelled, unlabelled, made = logits.split([len(there), len(missing), len(missing)])
@@ -106,6 +113,7 @@ class SemiGAN(nn.Module):
 
     def generator_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """‖mean φ(x) − mean φ(x̃)‖² / F over unlabelled data and as many made examples: a scalar. φ gets no gradient."""
+        check_batch(x, self.shape, self)
         _, missing = split_labels(y, len(x), self.n_classes)
         made = self.generator(self.prior.sample(len(missing)))
         with frozen(self.body):

@@ -19,8 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.checks import NO_LABEL, at_least_float32, check_examples, check_prior, check_some_labels
-from dgm_lib.nets import explained
+from dgm_lib.checks import (
+    NO_LABEL,
+    at_least_float32,
+    check_batch,
+    check_examples,
+    check_prior,
+    check_some_labels,
+    check_weight,
+    check_whole,
+)
+from dgm_lib.nets import explained, on_trial
 from dgm_lib.vae import VAE, repeated
 
 
@@ -43,31 +52,28 @@ class M2(nn.Module):
                 f"the VAE has beta {vae.beta:g}, free_bits {vae.free_bits:g} and draws {vae.draws}, which its own loss "
                 "knows: this one sums bounds of one draw, take 1, 0 and 1"
             )
-        if not 0 <= alpha < math.inf:
-            raise ValueError(f"alpha is {alpha:g}: it must be ≥ 0 and finite")
+        check_weight(alpha=alpha)
         self.vae, self.classifier, self.n_classes, self.alpha = vae, classifier, vae.n_classes, alpha
         self.register_buffer("log_prior", log_class_prior(prior, self.n_classes).to(next(vae.parameters())))
         self._try_classifier()
 
-    @torch.no_grad()
     def _try_classifier(self) -> None:
         """Runs it once, so that a misfit is said before any training."""
         x = self.log_prior.new_zeros(2, *self.vae.shape)
-        self.classifier.eval()  # no layer learns from these zeros
-        with explained(f"the classifier does not take the examples {tuple(self.vae.shape)} of the VAE"):
+        takes = f"the classifier does not take the examples {tuple(self.vae.shape)} of the VAE"
+        with on_trial(self.classifier), explained(takes):
             shape = self.classifier(x).shape
         if shape != (2, self.n_classes):
             raise ValueError(
                 f"the classifier gives {tuple(shape[1:])} an example, and the VAE has {self.n_classes} classes: it "
                 f"must end in {self.n_classes} logits"
             )
-        self.classifier.train()
 
     # -- the model
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of q(y|x): (B, *shape) -> (B, K)."""
-        check_examples(x, self.vae.shape)
+        check_examples(x, self.vae.shape, self)
         return at_least_float32(self.classifier(x))
 
     def posterior(self, x: Tensor) -> Tensor:
@@ -76,8 +82,9 @@ class M2(nn.Module):
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """(n, *shape): y from p(y) unless (n,) labels are given, then z and x."""
-        if y is None:
-            y = torch.multinomial(self.log_prior.exp(), n, replacement=True)
+        check_whole(0, n=n)
+        if y is None:  # multinomial draws no number less than 1
+            y = torch.multinomial(self.log_prior.exp(), max(1, n), replacement=True)[:n]
         return self.vae.sample(n, y)
 
     # -- bounds
@@ -93,11 +100,12 @@ class M2(nn.Module):
         q(y|x) learns from, lose the noise of two draws, which is larger than what a label is worth.
         """
         k, n = self.n_classes, len(x)
+        check_examples(x, self.vae.shape, self)
         x, y = repeated(x, k), torch.arange(k, device=x.device).repeat_interleave(n)  # (K·B, *shape), (K·B,)
         q = self.vae.posterior(x, y)
         eps = torch.randn_like(q.mean[:n])
         z = q.mean + q.stddev * eps.repeat(k, 1)
-        bounds = self.vae.likelihood(z, y).log_prob(x) - self.vae.kl(q, z) + self.log_prior[y]
+        bounds = self.vae.decode(z, y).log_prob(x) - self.vae.kl(q, z) + self.log_prior[y]
         return bounds.view(k, n).mT
 
     def elbo(self, x: Tensor) -> Tensor:
@@ -114,6 +122,7 @@ class M2(nn.Module):
 
         y: (B,) labels, −1 where there is none; without y no example has one.
         """
+        check_batch(x, self.vae.shape, self)
         y = torch.full((len(x),), NO_LABEL, device=x.device) if y is None else y
         check_some_labels(y, len(x), self.n_classes)
         there, missing = (y != NO_LABEL).nonzero()[:, 0], (y == NO_LABEL).nonzero()[:, 0]

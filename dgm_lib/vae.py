@@ -15,12 +15,20 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib.checks import at_least_float32, check_condition, check_examples, check_known
-from dgm_lib.distributions import StandardNormal, diagonal_normal
-from dgm_lib.nets import explained, given
+from dgm_lib.checks import (
+    at_least_float32,
+    check_batch,
+    check_condition,
+    check_examples,
+    check_known,
+    check_weight,
+    check_whole,
+)
+from dgm_lib.distributions import StandardNormal, Whole, diagonal_normal
+from dgm_lib.nets import explained, given, of_one, on_trial
 
 ROWS = 2**11  # examples times draws decoded together where no gradient is kept: what fits a cache is faster, too
 
@@ -61,8 +69,10 @@ class VAE(nn.Module):
         n_classes: int | None = None,
     ):
         super().__init__()
-        if not (0 <= beta < math.inf and 0 <= free_bits < math.inf and draws >= 1):
-            raise ValueError(f"beta is {beta:g}, free_bits {free_bits:g}, draws {draws}: they must be ≥ 0, ≥ 0 and ≥ 1")
+        check_weight(beta=beta, free_bits=free_bits)
+        check_whole(1, draws=draws)
+        if n_classes is not None:
+            check_whole(1, n_classes=n_classes)
         if draws > 1 and (beta != 1 or free_bits):
             raise ValueError(
                 f"beta is {beta:g} and free_bits {free_bits:g}: with draws > 1 there is no KL to weigh, take 1 and 0"
@@ -75,24 +85,22 @@ class VAE(nn.Module):
             )
         self._try_networks()
 
-    @torch.no_grad()
     def _try_networks(self) -> None:
         """Runs both once, so that a misfit is said before any training; notes the shape of an example."""
-        reference = next(self.parameters(), torch.empty(0))
-        y = None if self.n_classes is None else torch.zeros(2, dtype=torch.int64, device=reference.device)
-        self.eval()  # no layer learns from these zeros
-        with explained(f"the decoder does not take the {self.prior.n_latents} latents of the prior"):
-            out = self.decoder(*given(reference.new_zeros(2, self.prior.n_latents), y))
-        self.shape = self.pixels(out).batch_shape[1:]
-        with explained(f"the encoder does not take the examples {tuple(self.shape)} that the decoder makes"):
-            self.posterior(reference.new_zeros(2, *self.shape), y)
-        self.train()
+        z = next(self.parameters(), torch.empty(0)).new_zeros(2, self.prior.n_latents)
+        y = None if self.n_classes is None else torch.zeros(2, dtype=torch.int64, device=z.device)
+        with on_trial(self):
+            with explained(f"the decoder does not take the {self.prior.n_latents} latents of the prior"):
+                self.shape = of_one(self.pixels(self.decoder(*given(z, y))).batch_shape, 2, "what the decoder makes")
+            with explained(f"the encoder does not take the examples {tuple(self.shape)} that the decoder makes"):
+                self.posterior(z.new_zeros(2, *self.shape), y)
 
     # -- the model
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z|x) over (B, D), for examples (B, *shape)."""
-        self._check(x, y)
+        check_examples(x, self.shape, self)
+        check_condition(y, len(x), self.n_classes, "VAE")
         out = at_least_float32(self.encoder(*given(x, y)))  # nats need more than bfloat16, should it run in that
         if out.shape != (len(x), 2 * self.prior.n_latents):
             raise ValueError(
@@ -104,8 +112,13 @@ class VAE(nn.Module):
 
     def likelihood(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x|z) over examples, for latents (B, D). Its base_dist is that of single pixels."""
+        check_examples(z, (self.prior.n_latents,), self, "latents")
         check_condition(y, len(z), self.n_classes, "VAE")
-        return Independent(self.pixels(at_least_float32(self.decoder(*given(z, y)))), len(self.shape))
+        return self.decode(z, y)
+
+    def decode(self, z: Tensor, y: Tensor | None) -> Distribution:
+        """`likelihood` of latents and labels that have been let in already: a look at labels makes a GPU wait."""
+        return Whole(self.pixels(at_least_float32(self.decoder(*given(z, y)))), len(self.shape))
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
@@ -123,7 +136,7 @@ class VAE(nn.Module):
         """E_q[log p(x|z)] and KL(q(z|x) ‖ p(z)), each (B,) nats: minus the distortion, and the rate."""
         q = self.posterior(x, y)
         z = q.rsample()
-        return self.likelihood(z, y).log_prob(x), self.kl(q, z)
+        return self.decode(z, y).log_prob(x), self.kl(q, z)
 
     def has_closed_form(self) -> bool:
         """Whether KL(q ‖ p(z)) is computed, and not estimated: only where the prior is a Gaussian like q."""
@@ -132,18 +145,17 @@ class VAE(nn.Module):
     def kl(self, q: Distribution, z: Tensor) -> Tensor:
         """KL(q ‖ p(z)), (B,) nats: in closed form where there is one, else log q(z) − log p(z) with z drawn from q."""
         if self.has_closed_form():
-            return kl_divergence(q, self.prior.distribution())
+            return kl_divergence(q.base_dist, self.prior.distribution().base_dist).sum(-1)
         return q.log_prob(z) - self.prior.log_prob(z)
 
     def iw_bound(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
         """An unbiased estimate of the bound with k draws: (B, *shape) -> (B,) nats. k → ∞ gives log p."""
-        if k < 1:
-            raise ValueError(f"k is {k}: the importance-weighted bound needs at least 1 draw")
+        check_whole(1, k=k)
         q = self.posterior(x, y)
         log_w = []
         for part in split_draws(k, len(x)):
             likelihood, log_ratio = self._draw(q, y, part)
-            log_w.append(likelihood.log_prob(repeated(x, part)).view(part, -1) + log_ratio)
+            log_w.append(likelihood.log_prob(repeated(x, part)).view(part, len(x)) + log_ratio)
         return torch.cat(log_w).logsumexp(0) - math.log(k)
 
     def log_weight(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -154,19 +166,20 @@ class VAE(nn.Module):
         """With k draws z of q for each example: p(x|z) over (k·B, *shape), and log p(z) − log q(z|x), (k, B) nats."""
         z = q.rsample((k,))  # (k, B, D)
         flat = z.flatten(0, 1)
-        log_ratio = self.prior.log_prob(flat).view(k, -1) - q.log_prob(z)
-        return self.likelihood(flat, None if y is None else y.repeat(k)), log_ratio
+        log_ratio = self.prior.log_prob(flat).view(z.shape[:2]) - q.log_prob(z)
+        return self.decode(flat, None if y is None else y.repeat(k)), log_ratio
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of −ELBO, with β and free bits if they are set; of minus the importance-weighted bound if draws > 1."""
         y = None if self.n_classes is None else y
+        check_batch(x, self.shape, self)
         if self.draws > 1:
             return -self.iw_bound(x, self.draws, y).mean()
         if self.free_bits:
             q = self.posterior(x, y)
             per_latent = kl_divergence(q.base_dist, self.prior.distribution().base_dist).mean(0)  # (D,)
             kl = per_latent.clamp(min=self.free_bits).sum()
-            return self.beta * kl - self.likelihood(q.rsample(), y).log_prob(x).mean()
+            return self.beta * kl - self.decode(q.rsample(), y).log_prob(x).mean()
         reconstruction, kl = self.elbo_terms(x, y)
         return (self.beta * kl - reconstruction).mean()
 
@@ -175,7 +188,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x|z] at the mean z of q(z|x): the shape of x."""
-        return self.likelihood(self.posterior(x, y).mean, y).mean
+        return self.decode(self.posterior(x, y).mean, y).mean
 
     @torch.no_grad()
     def fill_in(self, x: Tensor, known: Tensor, y: Tensor | None = None, *, k: int = 100, rounds: int = 5) -> Tensor:
@@ -186,9 +199,11 @@ class VAE(nn.Module):
         What x holds in the gaps is where it begins: a mean image is better than noise. Mattei & Frellsen 2019, eq. 12.
         known: bool, True where x is known, broadcast against x.
         """
-        if k < 1 or rounds < 1:
-            raise ValueError(f"k is {k}, rounds {rounds}: filling in needs at least 1 of each")
-        known = self._mask(known, x)
+        check_whole(1, k=k, rounds=rounds)
+        check_examples(x, self.shape, self)
+        known = check_known(known, x)
+        if not x.isfinite().all():
+            raise ValueError("x holds NaN or ∞: begin the gaps with numbers, such as the mean of the training examples")
         for _ in range(rounds):
             x = torch.where(known, x, self._weighted_mean(x, known, y, k))
         return x
@@ -202,23 +217,12 @@ class VAE(nn.Module):
             likelihood, log_ratio = self._draw(q, y, part)
             pixels = likelihood.base_dist
             log_p = torch.where(repeated(known, part), pixels.log_prob(repeated(there, part)), 0)
-            log_w = log_p.flatten(1).sum(1).view(part, -1) + log_ratio
+            log_w = log_p.flatten(1).sum(1).view(part, len(x)) + log_ratio
             before, log_total = log_total, torch.logaddexp(log_total, log_w.logsumexp(0))
             share = (before - log_total).exp().view(-1, *[1] * len(self.shape))  # of the draws before these
-            new = torch.einsum("kb,kb...->b...", (log_w - log_total).exp(), pixels.mean.unflatten(0, (part, -1)))
+            new = torch.einsum("kb,kb...->b...", (log_w - log_total).exp(), pixels.mean.unflatten(0, (part, len(x))))
             mean = share * mean + new
         return mean
-
-    # -- what is let in
-
-    def _check(self, x: Tensor, y: Tensor | None) -> None:
-        check_examples(x, self.shape)
-        check_condition(y, len(x), self.n_classes, "VAE")
-
-    def _mask(self, known: Tensor, x: Tensor) -> Tensor:
-        if not x.isfinite().all():
-            raise ValueError("x holds NaN or ∞: begin the gaps with numbers, such as the mean of the training examples")
-        return check_known(known, x)
 
 
 def repeated(x: Tensor, k: int) -> Tensor:
@@ -228,7 +232,7 @@ def repeated(x: Tensor, k: int) -> Tensor:
 
 def split_draws(k: int, n: int) -> list[int]:
     """k draws for each of n examples, in parts that fit into memory. With a gradient, all are kept anyway."""
-    part = k if torch.is_grad_enabled() else max(1, ROWS // n)
+    part = k if torch.is_grad_enabled() else max(1, ROWS // max(1, n))
     return [min(part, k - done) for done in range(0, k, part)]
 
 
@@ -259,7 +263,8 @@ class VampPrior(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
-        return self.distribution().sample((n,))
+        check_whole(0, n=n)
+        return self.distribution().sample((max(n, 1),))[:n]  # torch's mixtures cannot draw nothing
 
 
 class DeepPrior(nn.Module):

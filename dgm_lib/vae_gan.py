@@ -12,16 +12,21 @@ common loss. KL and both errors are in nats an example, the game in what `gan` s
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from dgm_lib.checks import at_least_float32
+from dgm_lib.checks import (
+    at_least_float32,
+    check_batch,
+    check_inside,
+    check_some,
+    check_weight,
+)
 from dgm_lib.gan import NON_SATURATING, Game, Penalty
-from dgm_lib.nets import explained, frozen, given, one_number
+from dgm_lib.nets import explained, frozen, given, on_trial, one_number
 from dgm_lib.vae import VAE
 
 Made = tuple[Distribution, Tensor, Tensor]  # p(x|z), its mean x̂, and as many samples x̃: each (B, *shape)
@@ -54,10 +59,8 @@ class VAEGAN(nn.Module):
         penalty_weight: float = 10.0,
     ):
         super().__init__()
-        weights = {"feature": feature_weight, "pixel": pixel_weight, "game": game_weight, "penalty": penalty_weight}
-        for name, weight in weights.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name}_weight is {weight:g}: it must be ≥ 0 and finite")
+        check_weight(feature_weight=feature_weight, pixel_weight=pixel_weight, game_weight=game_weight)
+        check_weight(penalty_weight=penalty_weight)
         self.vae, self.critic, self.game = vae, critic, game
         self.feature_weight, self.pixel_weight, self.game_weight = feature_weight, pixel_weight, game_weight
         self.penalty, self.penalty_weight, self.n_classes = penalty, penalty_weight, vae.n_classes
@@ -83,18 +86,15 @@ class VAEGAN(nn.Module):
                 "one that has, such as DCCritic or ProjectionCritic, or feature_weight=0"
             )
 
-    @torch.no_grad()
     def _try_critic(self) -> None:
         """Runs it once, so that a misfit is said before any training."""
         z = next(self.parameters(), torch.empty(0)).new_zeros(2, self.vae.prior.n_latents)
         y = None if self.n_classes is None else torch.tensor([0, self.n_classes - 1], device=z.device)
         told = "" if y is None else f" and the labels 0 … {self.n_classes - 1}"
-        self.eval()  # no layer learns from these zeros
-        x = self.vae.likelihood(z, y).mean
-        with explained(f"the critic does not take the examples {tuple(self.vae.shape)} of the VAE{told}"):
-            self.critic(*given(x, y))
-        self._judged(x, y)
-        self.train()
+        with on_trial(self):
+            x = self.vae.likelihood(z, y).mean
+            with explained(f"the critic does not take the examples {tuple(self.vae.shape)} of the VAE{told}"):
+                self._judged(x, y)
 
     # -- the three losses
 
@@ -105,6 +105,8 @@ class VAEGAN(nn.Module):
         critic then leans to "made", and in the Wasserstein game it would without end.)
         """
         y = None if self.n_classes is None else y
+        check_batch(x, self.vae.shape, self)
+        check_inside(x)
         made = self._make(x, y)
         self._kept = (x, y, made) if made[1].requires_grad else None
         reconstruction, sample = (image.detach() for image in made[1:])
@@ -117,6 +119,7 @@ class VAEGAN(nn.Module):
     def decoder_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Reconstruction + game_weight times the generator's loss on x̂ and on x̃: a scalar, for the decoder alone."""
         y = None if self.n_classes is None else y
+        check_some(x)
         likelihood, reconstruction, sample = self._made_for(x, y)
         with frozen(self.critic):
             values, features = self._judged(reconstruction, y)
@@ -126,10 +129,11 @@ class VAEGAN(nn.Module):
     def encoder_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """β KL + reconstruction: a scalar, for encoder and prior alone. With pixel_weight 1, feature_weight 0 −ELBO."""
         y = None if self.n_classes is None else y
+        check_some(x)
         q = self.vae.posterior(x, y)
         z = q.rsample()
         with frozen(self.vae.decoder), frozen(self._pixels()), frozen(self.critic):
-            likelihood = self.vae.likelihood(z, y)
+            likelihood = self.vae.decode(z, y)
             features = self._features(likelihood.mean) if self.feature_weight else None
             return (self.vae.beta * self.vae.kl(q, z) + self._error(x, likelihood, features)).mean()
 
@@ -148,8 +152,8 @@ class VAEGAN(nn.Module):
         """Reconstructions and samples, with a graph that ends at the decoder."""
         with torch.no_grad():
             z = self.vae.posterior(x, y).rsample()
-        likelihood = self.vae.likelihood(z, y)
-        return likelihood, likelihood.mean, self.vae.likelihood(self.vae.prior.sample(len(x)), y).mean
+        likelihood = self.vae.decode(z, y)
+        return likelihood, likelihood.mean, self.vae.decode(self.vae.prior.sample(len(x)), y).mean
 
     def _made_for(self, x: Tensor, y: Tensor | None) -> Made:
         """Those of the critic's turn on this same batch, if it has just been: only the critic has moved since.

@@ -17,11 +17,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 from torch.nn.functional import embedding
 
-from dgm_lib.checks import at_least_float32
-from dgm_lib.distributions import to_levels
+from dgm_lib.checks import at_least_float32, check_examples, check_some, check_weight, check_whole
+from dgm_lib.distributions import Whole, to_levels
+from dgm_lib.nets import explained, of_one, on_trial
 
 
 class VQVAE(nn.Module):
@@ -48,39 +49,30 @@ class VQVAE(nn.Module):
         prior: nn.Module | None = None,
     ):
         super().__init__()
-        if n_codes < 2 or len(latents) != 3 or min(latents) < 1:
-            raise ValueError(
-                f"n_codes is {n_codes}, latents {latents}: they must be ≥ 2, and three sizes (D, h, w) ≥ 1"
-            )
-        if not 0 <= commitment < math.inf:
-            raise ValueError(f"commitment is {commitment:g}: it must be ≥ 0 and finite")
+        check_whole(2, n_codes=n_codes)
+        check_weight(commitment=commitment)
+        if len(latents) != 3 or not all(isinstance(size, int) and size > 0 for size in latents):
+            raise ValueError(f"latents is {latents}: it must be three whole sizes (D, h, w) ≥ 1")
         self.encoder, self.decoder, self.pixels, self.prior = encoder, decoder, pixels, prior
         self.commitment, self.latents = commitment, torch.Size(latents)
         self.codebook = nn.Parameter(torch.randn(n_codes, latents[0]))  # (K, D)
         self._try_networks()
 
-    @torch.no_grad()
     def _try_networks(self) -> None:
         """Runs both once, so that a misfit is said before any training; notes the shape of an example."""
-        self.eval()  # no layer learns from these zeros
-        try:
-            self.shape = self.pixels(self.decoder(self.codebook.new_zeros(2, *self.latents))).batch_shape[1:]
-            out = self.encoder(self.codebook.new_zeros(2, *self.shape))
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(f"the networks do not fit latents of {tuple(self.latents)} an example: {error}") from error
-        if out.shape[1:] != self.latents:
-            raise ValueError(
-                f"the encoder gives {tuple(out.shape[1:])} an example, and latents is {tuple(self.latents)}"
-            )
-        self.train()
+        with on_trial(self):
+            vectors = next(self.encoder.parameters(), self.codebook).new_zeros(2, *self.latents)
+            with explained(f"the networks do not fit latents of {tuple(self.latents)} an example"):
+                self.shape = of_one(self.pixels(self.decoder(vectors)).batch_shape, 2, "what the decoder makes")
+                out = self.encoder(vectors.new_zeros(2, *self.shape)).shape
+        if out[1:] != self.latents:
+            raise ValueError(f"the encoder gives {tuple(out[1:])} an example, and latents is {tuple(self.latents)}")
 
     # -- the model
 
     def encode(self, x: Tensor) -> Tensor:
         """The vectors before they are coded: (B, *shape) -> (B, D, h, w)."""
-        if x.shape[1:] != self.shape or not x.is_floating_point():
-            expected = ", ".join(map(str, ("B", *self.shape)))
-            raise ValueError(f"expected float examples of shape ({expected}), got {x.dtype} of shape {tuple(x.shape)}")
+        check_examples(x, self.shape, self)
         return at_least_float32(self.encoder(x))
 
     @torch.no_grad()
@@ -105,13 +97,11 @@ class VQVAE(nn.Module):
 
     def likelihood(self, codes: Tensor) -> Distribution:
         """p(x|z) over examples, for codes (B, 1, h, w)."""
-        _, h, w = self.latents
-        if codes.shape[1:] != (1, h, w):
-            raise ValueError(f"expected codes of shape (B, 1, {h}, {w}), got {tuple(codes.shape)}")
+        check_examples(codes, (1, *self.latents[1:]), what="codes")
         return self._decode(self.vectors(to_levels(codes[:, 0], len(self.codebook))))
 
     def _decode(self, vectors: Tensor) -> Distribution:
-        return Independent(self.pixels(at_least_float32(self.decoder(vectors))), len(self.shape))
+        return Whole(self.pixels(at_least_float32(self.decoder(vectors))), len(self.shape))
 
     def log_prior(self, codes: Tensor) -> Tensor:
         """log p(z): (B, 1, h, w) -> (B,) nats; −h·w·log K without a prior."""
@@ -122,6 +112,7 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, *shape): codes from the prior, then x from p(x|z)."""
+        check_whole(0, n=n)
         if self.prior is None:
             k = torch.randint(len(self.codebook), (n, *self.latents[1:]), device=self.codebook.device)
             return self.likelihood(self._image(k)).sample()
@@ -146,6 +137,7 @@ class VQVAE(nn.Module):
         each term counts an example as its nats do; they are no nats themselves, and the whole is no bound.
         """
         e = self.encode(x)
+        check_some(x)
         c = self.vectors(self.nearest(e))
         straight = e + (c - e).detach()  # the value of c; its gradient goes to e, as if nothing had been coded
         codebook = (c - e.detach()).square().flatten(1).sum(1)
@@ -155,6 +147,7 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def usage(self, x: Tensor) -> Tensor:
         """How often each code is chosen: (B, *shape) -> (K,) shares of all places of all examples."""
+        check_some(x)
         counts = torch.bincount(self.nearest(self.encode(x)).flatten(), minlength=len(self.codebook))
         return counts / counts.sum()
 

@@ -152,7 +152,7 @@ def test_the_cache_moves_to_the_users_folder_where_the_course_is_read_only(tmp_p
 )
 def test_sizes_and_seeds_are_whole_numbers(name, options):
     ((option, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{option} is {value!r}: it must be a whole number, at least"):
+    with pytest.raises(ValueError, match=f"{option} is {value!r}: it must be a whole number ≥"):
         datasets.load(name, **options)
 
 
@@ -163,7 +163,7 @@ def test_a_number_of_numpy_is_a_number():
 
 @pytest.mark.parametrize("size", [2.5, "10", 0, -1, None, torch.tensor(1.5)])
 def test_a_batch_size_is_a_whole_number(size):
-    with pytest.raises(ValueError, match=r"batch_size is .*: it must be a whole number, at least 1"):
+    with pytest.raises(ValueError, match=r"batch_size is .*: it must be a whole number ≥ 1"):
         numbered().batches(size)
 
 

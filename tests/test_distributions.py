@@ -255,7 +255,7 @@ def test_normal_noise_is_torchs_normal_and_learns_one_sigma():
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.inf, math.nan])
 def test_a_sigma_that_is_none_is_refused(sigma):
-    with pytest.raises(ValueError, match=f"sigma is {sigma:g}: a standard deviation must be positive"):
+    with pytest.raises(ValueError, match=f"sigma is {sigma:g}: it must be positive"):
         NormalNoise(sigma)
 
 
@@ -303,7 +303,7 @@ def test_mixture_prior_begins_spread_and_as_wide_as_the_standard_normal():
     torch.testing.assert_close(prior.logits, torch.zeros(1000))
     torch.testing.assert_close(prior.log_var, torch.zeros(1000, 3))
     torch.testing.assert_close(prior.mu.std(0), torch.ones(3), atol=0.1, rtol=0)
-    with pytest.raises(ValueError, match="n_components is 0: a mixture has at least 1"):
+    with pytest.raises(ValueError, match="n_components is 0: it must be a whole number ≥ 1"):
         MixturePrior(0, 3)
 
 

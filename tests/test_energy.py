@@ -278,11 +278,11 @@ def test_composed_energies_are_sums_in_the_right_place():
         ({"step_size": 0.0}, "step_size is 0"),
         ({"step_size": -1.0}, "step_size is -1"),
         ({"steps": -1}, "steps is -1"),
-        ({"temperature": 0.0}, "temperature 0"),
+        ({"temperature": 0.0}, "temperature is 0"),
         ({"temperature": -1.0}, "temperature is -1"),
-        ({"restart": 1.5}, "restart 1.5"),
+        ({"restart": 1.5}, "restart is 1.5"),
         ({"n_chains": 0}, "n_chains is 0"),
-        ({"penalty": -0.1}, "penalty -0.1"),
+        ({"penalty": -0.1}, "penalty is -0.1"),
         ({"box": (1.0, 0.0)}, r"box is \(1.0, 0.0\)"),
         ({"net": MLP(2, 8, 3)}, r"has the shape \(2, 3\): it must be one number an example"),
         ({"net": nn.Identity()}, "one number an example"),
@@ -296,7 +296,7 @@ def test_bad_settings_are_named_before_any_time_is_spent(settings, message):
 def test_examples_of_another_shape_are_refused():
     m = model()
     for function in (m.energy, m.score, m.loss):
-        with pytest.raises(ValueError, match=r"expected examples of shape \(2,\), got \(3,\)"):
+        with pytest.raises(ValueError, match=r"expected float examples of shape \(B, 2\), got .* \(4, 3\)"):
             function(torch.randn(4, 3))
 
 

@@ -807,7 +807,7 @@ REFUSED = [
     (
         "level_probability",
         lambda loc, s, k, n: level_probability_of_the_library(loc, s, k, n) + 1e-5,
-        "one constant term is wrong",
+        "A small constant added",
     ),
     ("iw_bound", shifted_by(torch.mean), "not the largest log-weight of each example"),
     ("iw_bound", shifted_by(lambda w: w.mean(0)), "not the largest log-weight of each example"),

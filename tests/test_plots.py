@@ -118,7 +118,7 @@ def test_images_of_every_float_type_are_drawn(dtype, channels):
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, "3"])
 def test_a_figure_has_a_whole_number_of_panels(n):
-    with pytest.raises(ValueError, match=r"n is .*: it must be a whole number, at least 1"):
+    with pytest.raises(ValueError, match=r"n is .*: it must be a whole number ≥ 1"):
         plots.panels(n)
 
 

@@ -338,8 +338,13 @@ def test_jumps_drawn_from_the_law_itself_are_all_taken():
 
 def test_a_geometric_schedule_has_equal_ratios_and_keeps_its_ends():
     torch.testing.assert_close(torch.tensor(geometric(8, 0.5, 5)), torch.tensor([8, 4, 2, 1, 0.5]))
-    for wrong in ((1, 0, 5), (-1, 1, 5), (math.nan, 1, 5), (1, 2, 1)):
-        with pytest.raises(ValueError, match="a schedule needs n ≥ 2 and temperatures > 0"):
+    for *wrong, says in (
+        (1, 0, 5, "last is 0"),
+        (-1, 1, 5, "first is -1"),
+        (math.nan, 1, 5, "first is nan"),
+        (1, 2, 1, "n is 1"),
+    ):
+        with pytest.raises(ValueError, match=says):
             geometric(*wrong)
 
 
@@ -554,10 +559,10 @@ BOTH = pytest.mark.parametrize("sampler", [partial(langevin, minus), partial(mal
         ({"step_size": -0.1}, "step_size is -0.1: it must be positive"),
         ({"step_size": math.nan}, "step_size is nan: it must be positive"),
         ({"step_size": math.inf}, "step_size is inf: it must be positive"),
-        ({"temperature": -1.0}, "temperature is -1: it must be at least 0"),
-        ({"temperature": math.nan}, "temperature is nan: it must be at least 0"),
-        ({"steps": -1}, "steps is -1: it must be at least 0"),
-        ({"box": (1.0, 1.0)}, r"the box is \(1.0, 1.0\): its walls must be \(low, high\)"),
+        ({"temperature": -1.0}, "temperature is -1: it must be ≥ 0"),
+        ({"temperature": math.nan}, "temperature is nan: it must be ≥ 0"),
+        ({"steps": -1}, "steps is -1: it must be a whole number ≥ 0"),
+        ({"box": (1.0, 1.0)}, r"box is \(1.0, 1.0\): it must be \(low, high\)"),
         ({"box": (1.0, 2.0)}, r"chains start at 0 … 0, outside of the box \(1.0, 2.0\): clamp them first"),
         (
             {"x": torch.zeros(4)},
@@ -674,7 +679,7 @@ def test_gibbs_refuses_what_is_not_rows_of_bits():
         with pytest.raises(ValueError, match=message):
             gibbs(bowl, x, sweeps=1)
     for arguments in ({"sweeps": -1}, {"sweeps": 1, "temperature": 0.0}, {"sweeps": 1, "temperature": math.nan}):
-        with pytest.raises(ValueError, match="they must be ≥ 0 and > 0"):
+        with pytest.raises(ValueError, match=r"sweeps is -1|temperature is (0|nan)"):
             gibbs(bowl, START, **arguments)
     with pytest.raises(ChainError, match="chain 0 starts where the energy is nan"):
         gibbs(lambda x: bowl(x) * math.nan, START, sweeps=1)

@@ -286,7 +286,7 @@ def test_on_latents_the_vae_neither_learns_nor_drops_anything():
 @pytest.mark.parametrize(
     ("y", "said"),
     [
-        (labels(0, -2), "a label is -2: it must be one of 0 … 2, or −1 for no label"),
+        (labels(0, -2), "a label is -2, but the 3 classes are 0 … 2, or −1 for no label"),
         (labels(0, 3), "a label is 3, but the 3 classes are 0 … 2"),
         (labels(0, 1).int(), "type int64"),
         (torch.tensor([0.0, -1.0]), "type int64"),

@@ -205,7 +205,7 @@ def test_truncated_files_and_labels_that_disagree_are_refused(files, tmp_path):
 
 
 def test_impossible_batches_are_refused(files, tmp_path):
-    with pytest.raises(ValueError, match="batch_size is 0: it must be a whole number, at least 1"):
+    with pytest.raises(ValueError, match="batch_size is 0: it must be a whole number ≥ 1"):
         stream(*files).batches(0)
     np.save(tmp_path / "none.npy", np.zeros((0, 3, 2, 2), np.uint8))
     with pytest.raises(ValueError, match="0 examples cannot be shared by 1 processes"):

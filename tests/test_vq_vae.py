@@ -326,9 +326,9 @@ def test_a_prior_set_later_is_saved_and_moves_with_the_model():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda nets: VQVAE(*nets, bernoulli_pixels, 1, (2, 1, 2)), r"n_codes is 1, latents \(2, 1, 2\)"),
-        (lambda nets: VQVAE(*nets, bernoulli_pixels, 3, (2, 0, 2)), r"n_codes is 3, latents \(2, 0, 2\)"),
-        (lambda nets: VQVAE(*nets, bernoulli_pixels, 3, (2, 2)), r"n_codes is 3, latents \(2, 2\)"),
+        (lambda nets: VQVAE(*nets, bernoulli_pixels, 1, (2, 1, 2)), r"n_codes is 1: "),
+        (lambda nets: VQVAE(*nets, bernoulli_pixels, 3, (2, 0, 2)), r"latents is \(2, 0, 2\)"),
+        (lambda nets: VQVAE(*nets, bernoulli_pixels, 3, (2, 2)), r"latents is \(2, 2\)"),
         (
             lambda nets: VQVAE(*nets, bernoulli_pixels, 3, (2, 1, 2), commitment=-0.5),
             "commitment is -0.5: it must be ≥ 0",
@@ -382,8 +382,14 @@ def test_pixels_off_the_grid_are_refused(method):
     [
         (torch.full((2, 1, 1, 2), 0.3), "a pixel is 0.3, not k/2"),
         (torch.full((2, 1, 1, 2), 2.0), "a pixel is 2, not k/2"),
-        (torch.zeros(2, 1, 2), r"expected codes of shape \(B, 1, 1, 2\), got \(2, 1, 2\)"),
-        (torch.zeros(2, 2, 1, 2), r"expected codes of shape \(B, 1, 1, 2\), got \(2, 2, 1, 2\)"),
+        (
+            torch.zeros(2, 1, 2),
+            r"expected float codes of shape \(B, 1, 1, 2\), got .* \(2, 1, 2\)",
+        ),
+        (
+            torch.zeros(2, 2, 1, 2),
+            r"expected float codes of shape \(B, 1, 1, 2\), got .* \(2, 2, 1, 2\)",
+        ),
     ],
 )
 def test_codes_that_are_none_are_refused(codes, message):
