@@ -17,6 +17,8 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from dgm_lib.checks import at_least_float32
+
 # ---- priors --------------------------------------------------------------------------------------------------------
 
 
@@ -74,9 +76,21 @@ def diagonal_normal(mu: Tensor, log_var: Tensor) -> Distribution:
 
 
 def to_levels(x: Tensor, levels: int) -> Tensor:
-    """Pixels in [0, 1] as integer levels 0 … L−1. Raises ValueError for a value that is not on the grid."""
-    k = (x * (levels - 1)).round()
-    on_grid = ((k - x * (levels - 1)).abs() < 1e-2) & (k >= 0) & (k < levels)
+    """Pixels in [0, 1] as integer levels 0 … L−1. Raises ValueError for a value that is not on the grid.
+
+    What half precision rounds is taken, as long as the levels stay apart.
+    """
+    if not x.is_floating_point():
+        raise ValueError(
+            f"the pixels are {x.dtype}: these are levels, and a pixel is a float in [0, 1]: divide them "
+            f"by {levels - 1}, as Split.scaled does"
+        )
+    rounding = max(1e-2, (levels - 1) * torch.finfo(x.dtype).eps / 2)  # in levels, of a pixel near 1
+    if rounding > 0.25:
+        raise ValueError(f"{x.dtype} cannot tell {levels} levels apart: give x.float(), made from the levels anew")
+    exact = at_least_float32(x) * (levels - 1)
+    k = exact.round()
+    on_grid = ((k - exact).abs() < rounding) & (k >= 0) & (k < levels)
     if not on_grid.all():
         raise ValueError(
             f"a pixel is {float(x[~on_grid][0]):.6g}, not k/{levels - 1} with a level k = 0 … {levels - 1}: "

@@ -89,7 +89,7 @@ class Judge(nn.Module):
 
     def labels(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N,), the likeliest class of each image."""
-        return self._in_parts(lambda part: self(part).argmax(1), x)
+        return self._in_parts(lambda part: metrics.named(self(part)), x)
 
     @torch.no_grad()
     def _in_parts(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -86,5 +86,5 @@ def test_what_are_no_logits_is_refused():
         for function in functions:
             with pytest.raises(ValueError, match=message):
                 function(logits, y)
-    with pytest.raises(ValueError, match="bins is 0: it must be at least 1"):
+    with pytest.raises(ValueError, match="bins is 0: it must be a whole number ≥ 1"):
         calibration.reliability(LOGITS, Y, bins=0)

@@ -244,7 +244,7 @@ def test_missing_pixels_are_integrated_out(gaussians, monkeypatch):
         expected.append(MultivariateNormal(mu, covariance).log_prob(x_n[seen]) if seen.any() else torch.tensor(0.0))
     x = torch.where(known, x, torch.nan)  # what stands there must not matter
     close(gaussians.log_likelihood(x, y, known), torch.stack(expected), atol=1e-10, rtol=0)
-    monkeypatch.setattr("dgm_lib.classify.NUMBERS", 3 * 25)  # in parts of three examples
+    monkeypatch.setattr("dgm_lib.gaussians.NUMBERS", 3 * 25)  # in parts of three examples
     close(gaussians.log_likelihood(x, y, known), torch.stack(expected), atol=1e-10, rtol=0)
 
 
@@ -304,7 +304,7 @@ def test_samples_have_the_moments_of_their_class(gaussians):
 
 
 def test_gaussians_without_a_density_are_refused(gaussians):
-    x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+    x, y = torch.arange(4.0)[:, None].repeat(1, 2), torch.tensor([0, 1, 0, 1])  # on a line
     with pytest.raises(ValueError, match="not positive definite, so there is no density: take more shrinkage"):
         ClassGaussians.fit(x, y, 2, shrinkage=0.0)
     for weights in ({"shrinkage": -0.1}, {"pooling": 1.5}):

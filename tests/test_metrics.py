@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from dgm_lib import metrics, plots
+from dgm_lib import metrics, neighbours, plots
 from dgm_lib.datasets import Split
 
 
@@ -216,7 +216,7 @@ def test_nearest_distance_by_hand_and_in_chunks(monkeypatch):
     train = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]], [[0.0, 1.0]]])
     x = torch.tensor([[[0.0, 0.0]], [[3.0, 0.0]]])
     for pairs in (1, 2**24):
-        monkeypatch.setattr(metrics, "PAIRS", pairs)
+        monkeypatch.setattr(neighbours, "PAIRS", pairs)
         for k, expected in ((1, [0.0, 3.0]), (2, [1.0, math.sqrt(10)]), (3, [5.0, 4.0])):
             torch.testing.assert_close(metrics.nearest_distance(train, x, k), torch.tensor(expected))
 
@@ -330,5 +330,5 @@ def test_the_nearest_of_each_class_is_1_nn():
     train, y = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
     x = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
     torch.testing.assert_close(metrics.class_distances(train, y, x, 2), torch.tensor([[0.0, 1.0], [3.0, 2.0]]))
-    with pytest.raises(ValueError, match="class 2 has no example, so none is the nearest"):
+    with pytest.raises(ValueError, match="class 2 has no example among 3 labels"):
         metrics.class_distances(train, y, x, 3)

@@ -90,7 +90,7 @@ def test_the_aggregate_posterior_is_a_mixture_also_in_chunks(monkeypatch):
     components = Independent(Normal(mu, (log_var / 2).exp()), 1)
     expected = MixtureSameFamily(Categorical(torch.ones(50).double()), components).log_prob(z)
     for pairs in (1, 170, 2**22):
-        monkeypatch.setattr(representations, "PAIRS", pairs)
+        monkeypatch.setattr(representations, "NUMBERS", pairs)
         torch.testing.assert_close(representations.log_aggregate(z, mu, log_var), expected, rtol=1e-10, atol=0)
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_gaussian_posterior_is_refused():
         representations.split_rate(mu, mu[:, :1])
     with pytest.raises(ValueError, match=r"log_var\[1, 0\] is -inf: every number must be finite"):
         representations.split_rate(mu, torch.where(torch.arange(4)[:, None] == 1, -math.inf, mu))
-    with pytest.raises(ValueError, match="samples is 0: it must be at least 1"):
+    with pytest.raises(ValueError, match="samples is 0: it must be a whole number ≥ 1"):
         representations.split_rate(mu, mu, samples=0)
     with pytest.raises(ValueError, match=r"mu has the shape \(4,\): it must be \(N, D\)"):
         representations.active_units(mu[:, 0])
@@ -346,7 +346,7 @@ def test_a_probe_that_finds_no_minimum_says_so(monkeypatch):
 def test_trustworthiness_is_that_of_scikit_learn(k, pairs, monkeypatch):
     from sklearn.manifold import trustworthiness
 
-    monkeypatch.setattr(representations, "PAIRS", pairs)
+    monkeypatch.setattr(representations, "NUMBERS", pairs)
     x = draws(100, 3, 4)
     for z in (x.flatten(1)[:, :2] + 0.1 * draws(100, 2, seed=1), draws(100, 2, seed=2)):
         ours, swapped = representations.trustworthiness(x, z, k), representations.trustworthiness(z, x.flatten(1), k)

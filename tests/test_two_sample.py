@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgm_lib import two_sample
+from dgm_lib import neighbours, two_sample
 from dgm_lib.two_sample import (
     by_hyperplane,
     by_neighbours,
@@ -108,7 +108,7 @@ def mmd(a, b):
 
 def test_kernel_distance_is_a_double_loop(monkeypatch):
     a, b = normal(9, 4), normal(7, 4, seed=1) + 0.5
-    monkeypatch.setattr(two_sample, "PAIRS", 20)  # blocks of a few rows
+    monkeypatch.setattr(neighbours, "PAIRS", 20)  # blocks of a few rows
     assert kernel_distance(a, b)[0] == pytest.approx(mmd(a, b), rel=1e-12)
     assert kernel_distance(a.float(), b.float())[0] == pytest.approx(mmd(a.float(), b.float()), rel=1e-5)
 
@@ -179,7 +179,7 @@ def loops(real, made, k):
 @pytest.mark.parametrize("pairs", [1, 100, 2**22])
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_neighbours_are_those_of_plain_loops(pairs, k, monkeypatch):
-    monkeypatch.setattr(two_sample, "PAIRS", pairs)
+    monkeypatch.setattr(neighbours, "PAIRS", pairs)
     real, made = normal(40, 3), 1.3 * normal(30, 3, seed=1) + 0.4
     found = (*precision_recall(real, made, k), *density_coverage(real, made, k))
     assert found == pytest.approx(loops(real, made, k))
