@@ -67,9 +67,12 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
     Fit it on validation data. Guo et al. 2017, section 4.2. The likelihood is concave in 1/T, so that its slope is
     halved upon, for T in 0.01 … 1000. Where no label has a lower logit than another class, it grows without end as T
     falls, and 1 is given: such data say nothing against the logits as they are. Raises ValueError for a label that is
-    impossible, at every T.
+    impossible, and for a class that is certain, at every T.
     """
+    certain = (as_tensor(logits, "logits") == torch.inf).nonzero()
     logits, y = checked(logits, y)
+    if len(certain):
+        raise ValueError(f"a logit of example {int(certain[0, 0])} is +∞, which no temperature changes: leave it out")
     logits = as_double(logits.detach())
     own = logits.gather(1, y.to(logits.device)[:, None])
     impossible = (own == -torch.inf).nonzero()

@@ -100,6 +100,7 @@ def _between_neighbours(x: Tensor, n: int, k: int, generator: torch.Generator) -
     """n new points of one class, (n, …), from its examples (M, …)."""
     rows, k = as_rows(x, "x"), min(k, len(x) - 1)
     _, neighbours = nearest(rows, rows, k, among_themselves=True)  # (M, k)
+    neighbours = neighbours.sort(1).values  # so that a draw does not hang on who of them is nearer by a hair
     i = torch.randint(len(x), (n,), generator=generator).to(x.device)
     j = neighbours[i, torch.randint(k, (n,), generator=generator).to(x.device)]
     u = torch.rand(n, generator=generator).to(x).view(-1, *[1] * (x.dim() - 1))

@@ -66,7 +66,9 @@ def margin_and_gradient(classify: Classify, x: Tensor, y: Tensor) -> tuple[Tenso
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         values = margin(classify(x), y)
-        (gradient,) = torch.autograd.grad(values.sum(), x)
+        if not values.requires_grad:
+            raise ValueError("the logits have no gradient in x: let the classifier run without no_grad, detach or argmax")
+        (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True, materialize_grads=True)
     return values.detach(), gradient
 
 
