@@ -32,7 +32,7 @@ def masked(x: Tensor, share: float = 0.5) -> tuple[Tensor, Tensor]:
     if not 0 <= share <= 1:
         raise ValueError(f"the share is {share:g}: it must lie in 0 … 1")
     known = torch.rand(len(x), 1, *x.shape[2:], device=x.device) >= share
-    return torch.where(known, x, 0), known
+    return x.masked_fill(~known, 0), known
 
 
 def _check_images(x: Tensor) -> None:

@@ -75,11 +75,9 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
         raise ValueError(f"a logit of example {int(certain[0, 0])} is +∞, which no temperature changes: leave it out")
     logits = as_double(logits.detach())
     own = logits.gather(1, y.to(logits.device)[:, None])
-    impossible = (own == -torch.inf).nonzero()
+    impossible = (own[:, 0] == -torch.inf).nonzero()
     if len(impossible):
-        raise ValueError(
-            f"the label of example {int(impossible[0])} has probability 0, at every temperature: leave it out"
-        )
+        raise ValueError(f"the label of example {int(impossible[0])} is impossible at every temperature: leave it out")
     lead = own - logits  # of the right class over each, (N, K)
     if (lead >= 0).all():
         return 1.0
@@ -115,7 +113,8 @@ def finite_above(logits: Tensor) -> Tensor:
     if len(senseless):
         row = int(senseless[0])
         raise ValueError(
-            f"the logits {logits[row].tolist()} of example {row} are no probabilities: one may be +∞, not all −∞"
+            f"the logits of example {row} are {logits[row].tolist()}, which say nothing of its class: at most one "
+            "may be +∞, and not all −∞"
         )
     sure = torch.where(certain, 0.0, -torch.inf).to(logits)
     return at_least_float32(torch.where(certain.any(1, keepdim=True), sure, logits))

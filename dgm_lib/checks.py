@@ -179,7 +179,7 @@ def seeded(seed: int) -> torch.Generator:
     """A generator of its own, on the CPU. Raises ValueError for a seed that is no whole number of 64 bits."""
     try:
         return torch.Generator().manual_seed(operator.index(seed))
-    except (TypeError, RuntimeError, OverflowError):
+    except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"seed is {seed!r}: it must be a whole number below 2**64, such as 0") from None
 
 

@@ -67,7 +67,7 @@ def margin_and_gradient(classify: Classify, x: Tensor, y: Tensor) -> tuple[Tenso
         x = x.detach().requires_grad_()
         values = margin(classify(x), y)
         if not values.requires_grad:
-            raise ValueError("the logits have no gradient in x: let the classifier run without no_grad, detach or argmax")
+            raise ValueError("the logits have no gradient in x: leave no_grad, detach and argmax out of it")
         (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True, materialize_grads=True)
     return values.detach(), gradient
 

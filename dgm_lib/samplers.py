@@ -275,7 +275,7 @@ def effective_sample_size(trace: Tensor) -> float:
     n T / τ with τ = 1 + 2 Σ_t ρ_t, where what separates the chains counts as correlation. The sum runs while pairs
     ρ_2t + ρ_2t+1 are positive, and none counts for more than the one before it: Geyer 1992's initial monotone
     sequence, over split chains as in Vehtari et al. 2021, section 3.2. At most log₁₀(n T) times n T, for chains that
-    swing from side to side.
+    swing from side to side; of fewer than ten draws, in which a swing looks like the mean that is taken off, n T.
     """
     halves = split(trace)
     T, n = halves.shape
@@ -287,7 +287,7 @@ def effective_sample_size(trace: Tensor) -> float:
     positive = int((pairs > 0).long().cumprod(0).sum())
     tau = -1 + 2 * pairs[:positive].cummin(0).values.sum()
     tau += rho[2 * positive : 2 * positive + 1].clamp(min=0).sum()  # the pair that ends the sum may begin above 0
-    return T * n / max(float(tau), 1 / math.log10(T * n))
+    return T * n / max(float(tau), 1 / math.log10(T * n) if T >= 5 else 1.0)
 
 
 def split_r_hat(trace: Tensor) -> float:
