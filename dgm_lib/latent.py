@@ -10,6 +10,7 @@ matter, and log p(x) is then that of the known entries, the others integrated ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -46,6 +47,7 @@ class PPCA(nn.Module):
 
     def __init__(self, n_latents: int, n_features: int):
         super().__init__()
+        check_whole(0, n_latents=n_latents, n_features=n_features)
         if not 1 <= n_latents < n_features:
             raise ValueError(
                 f"n_latents is {n_latents} for {n_features} features: it must be 1 … {n_features - 1}, because σ² is "
@@ -184,7 +186,9 @@ class PPCA(nn.Module):
         """
         z = posterior.mean
         log_likelihood = self.likelihood(z).base_dist.log_prob(x).where(mask, 0).sum(1)
-        return log_likelihood + self.prior.log_prob(z) - posterior.log_prob(z)
+        log_det = posterior.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_peak = -0.5 * z.shape[1] * math.log(2 * math.pi) - log_det  # log p(z|x) where it is highest
+        return log_likelihood + self.prior.distribution().base_dist.log_prob(z).sum(1) - log_peak
 
 
 def gram(weight: Tensor, mask: Tensor) -> Tensor:
@@ -228,7 +232,6 @@ def spread_centres(x: Tensor, n_centres: int, seed: int) -> Tensor:
 
     Each is drawn with probability proportional to its squared distance from the nearest one so far.
     """
-    check_whole(0, n_components=n_centres)
     if not 1 <= n_centres <= len(x):
         raise ValueError(f"{n_centres} components cannot be told apart by {len(x)} examples: ask for 1 … {len(x)}")
     generator = seeded(seed)
@@ -278,6 +281,8 @@ class GaussianMixture(nn.Module):
         floor: float = 1e-4,
     ):
         super().__init__()
+        check_whole(1, n_components=n_components, n_features=n_features)
+        check_weight(floor=floor)
         self.form, self.floor = form, floor
         self.logits = nn.Parameter(torch.zeros(n_components))  # log w_k, up to a constant
         self.mu = nn.Parameter(torch.zeros(n_components, n_features))
@@ -434,6 +439,7 @@ class CategoricalMixture(nn.Module):
 
     def __init__(self, n_components: int, shape: Sequence[int], levels: int, *, alpha: float = 0.5):
         super().__init__()
+        check_whole(1, n_components=n_components, levels=levels)
         check_weight(alpha=alpha)
         self.alpha = alpha
         self.logits = nn.Parameter(torch.zeros(n_components))  # log w_k, up to a constant

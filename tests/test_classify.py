@@ -359,7 +359,7 @@ def test_the_remedy_for_a_class_of_one_example_helps(n_features, shrinkage):
 
 @pytest.mark.parametrize("pooling", [0.0, 0.5, 1.0])
 def test_where_no_class_has_two_examples_nothing_but_more_of_them_helps(pooling):
-    with pytest.raises(ValueError, match="no class has two examples that differ.* give more examples"):
+    with pytest.raises(ValueError, match=r"no class has two examples that differ.* give more examples"):
         ClassGaussians.fit(torch.randn(3, 4), torch.arange(3), 3, pooling=pooling)
     with pytest.raises(ValueError, match="no class has two examples that differ"):
         ClassGaussians.fit(torch.full((6, 2), 0.1), torch.arange(6) % 2, 2, pooling=pooling)

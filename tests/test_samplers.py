@@ -543,7 +543,7 @@ def test_the_shortest_trace_and_whole_numbers_are_taken():
 @pytest.mark.parametrize("T", [4, 5, 6, 7, 8, 9, 10, 12, 20])
 @pytest.mark.parametrize("n", [2, 50])
 def test_short_traces_of_chains_that_are_stuck_are_not_worth_more_than_their_draws(T, n):
-    """Each chain keeps its own place, but for a hair: n draws of it, whatever T, of which halves see the correlation."""
+    """Each chain keeps its own place, but for a hair: n draws of it, whatever T."""
     generator = torch.Generator().manual_seed(0)
     trace = torch.randn(n, generator=generator) + 1e-3 * torch.randn(T, n, generator=generator)
     assert effective_sample_size(trace) < T * n / 2
