@@ -23,11 +23,10 @@ from dgm_lib.checks import (
     at_least_float32,
     check_images,
     check_labels,
-    check_possible,
     check_weight,
     check_whole,
 )
-from dgm_lib.distributions import CategoricalPixels, to_levels
+from dgm_lib.distributions import CategoricalPixels, drawn, log_prob_by_class, posterior_of, to_levels
 
 
 class IndependentPixels(nn.Module):
@@ -56,7 +55,7 @@ class IndependentPixels(nn.Module):
     def sample(self, n: int) -> Tensor:
         """(n, C, H, W)."""
         check_whole(0, n=n)
-        return CategoricalPixels(self.log_p).sample((n,)) if n else self.log_p.new_empty(0, *self.log_p.shape[:-1])
+        return CategoricalPixels(self.log_p).sample((n,))
 
 
 class NaiveBayes(nn.Module):
@@ -97,7 +96,7 @@ class NaiveBayes(nn.Module):
         """(n, C, H, W), of the classes y, (n,) int64, or else of classes drawn from p(y)."""
         y = drawn(self.log_prior, n) if y is None else y
         check_labels(y, n, len(self.log_prior))
-        return pixels_of(self.log_p[y])
+        return CategoricalPixels(self.log_p[y]).sample()
 
 
 class PixelChain(nn.Module):
@@ -174,32 +173,6 @@ def back_off(counts: Tensor, base: Tensor | float, strength: float) -> Tensor:
     """
     total = counts.sum(-1, keepdim=True) + strength
     return torch.where(total > 0, (counts + strength * base) / total, base)
-
-
-# ---- classes and pixels ---------------------------------------------------------------------------------------------
-
-
-def log_prob_by_class(x: Tensor, logits: Tensor) -> Tensor:
-    """log p(x|c) of independent pixels, of each class's logits (K, C, H, W, L): (B, C, H, W) -> (B, K) nats."""
-    check_images(x, logits.shape[1:-1])
-    return CategoricalPixels(logits).log_prob(x[:, None]).flatten(2).sum(2)
-
-
-def posterior_of(log_joint: Tensor) -> Tensor:
-    """p(c|x) from log p(x, c), (B, K) each. Raises ValueError for an example that no class can make."""
-    check_possible(log_joint.logsumexp(1))
-    return log_joint.softmax(1)
-
-
-def drawn(logits: Tensor, n: int) -> Tensor:
-    """n draws of a category: (K,) -> (n,); none for n = 0, which torch refuses."""
-    check_whole(0, n=n)
-    return Categorical(logits=logits).sample((n,)) if n else logits.new_empty(0, dtype=torch.int64)
-
-
-def pixels_of(logits: Tensor) -> Tensor:
-    """An image of each row of logits: (n, C, H, W, L) -> (n, C, H, W), also for n = 0."""
-    return CategoricalPixels(logits).sample() if len(logits) else logits.new_empty(logits.shape[:-1])
 
 
 # ---- what is let in ------------------------------------------------------------------------------------------------

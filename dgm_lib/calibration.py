@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from dgm_lib.checks import as_double, as_labels, as_tensor, at_least_float32, check_whole
-from dgm_lib.metrics import named
+from dgm_lib.checks import as_double, as_labels, as_tensor, check_whole, finite_above, named
 
 COLDEST, HOTTEST = 1e-2, 1e3  # what `fit_temperature` looks at
 
@@ -96,25 +95,3 @@ def checked(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if logits.shape[1] < 2:
         raise ValueError(f"logits are of shape {tuple(logits.shape)}: at least 2 classes are to be told apart")
     return logits, as_labels(y, len(logits), logits.shape[1]).to(logits.device)
-
-
-def finite_above(logits: Tensor) -> Tensor:
-    """Logits with the same softmax, in which a certain class has 0 instead of +∞ and the others have −∞.
-
-    Raises ValueError unless they are N ≥ 1 rows without NaN, each with a possible class, and with at most one +∞.
-    """
-    logits = as_tensor(logits, "logits")
-    if logits.dim() != 2 or not logits.numel() or not logits.is_floating_point():
-        raise ValueError(f"logits are {logits.dtype} of shape {tuple(logits.shape)}: they must be floats (N, K), N ≥ 1")
-    if logits.isnan().any():
-        raise ValueError(f"{int(logits.isnan().any(1).sum())} of {len(logits)} rows of logits hold a NaN")
-    certain = logits == torch.inf
-    senseless = ((certain.sum(1) > 1) | (logits == -torch.inf).all(1)).nonzero()
-    if len(senseless):
-        row = int(senseless[0])
-        raise ValueError(
-            f"the logits of example {row} are {logits[row].tolist()}, which say nothing of its class: at most one "
-            "may be +∞, and not all −∞"
-        )
-    sure = torch.where(certain, 0.0, -torch.inf).to(logits)
-    return at_least_float32(torch.where(certain.any(1, keepdim=True), sure, logits))

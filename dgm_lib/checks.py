@@ -175,6 +175,42 @@ def class_counts(y: Tensor, n_classes: int) -> Tensor:
     return counts
 
 
+def finite_above(logits: Tensor) -> Tensor:
+    """Logits with the same softmax, in which a certain class has 0 instead of +∞ and the others have −∞.
+
+    Raises ValueError unless they are N ≥ 1 rows without NaN, each with a possible class, and with at most one +∞.
+    """
+    logits = as_tensor(logits, "logits")
+    if logits.dim() != 2 or not logits.numel() or not logits.is_floating_point():
+        raise ValueError(f"logits are {logits.dtype} of shape {tuple(logits.shape)}: they must be floats (N, K), N ≥ 1")
+    if logits.isnan().any():
+        raise ValueError(f"{int(logits.isnan().any(1).sum())} of {len(logits)} rows of logits hold a NaN")
+    certain = logits == torch.inf
+    senseless = ((certain.sum(1) > 1) | (logits == -torch.inf).all(1)).nonzero()
+    if len(senseless):
+        row = int(senseless[0])
+        raise ValueError(
+            f"the logits of example {row} are {logits[row].tolist()}, which say nothing of its class: at most one "
+            "may be +∞, and not all −∞"
+        )
+    sure = torch.where(certain, 0.0, -torch.inf).to(logits)
+    return at_least_float32(torch.where(certain.any(1, keepdim=True), sure, logits))
+
+
+def check_scores(scores: Tensor, n: int) -> None:
+    """Raises ValueError unless these are scores of K ≥ 2 classes for each of n examples, (n, K)."""
+    if scores.dim() != 2 or len(scores) != n or scores.shape[1] < 2:
+        raise ValueError(
+            f"the classifier gives {tuple(scores.shape)} for {n} examples: it must give ({n}, K), one score a class"
+        )
+
+
+def named(scores: Tensor) -> Tensor:
+    """The class of the largest score: (N, K) -> (N,). −1, no class, where a score is NaN or all of them are −∞."""
+    largest, label = scores.max(1)
+    return torch.where(largest > -torch.inf, label, NO_LABEL)
+
+
 def seeded(seed: int) -> torch.Generator:
     """A generator of its own, on the CPU. Raises ValueError for a seed that is no whole number of 64 bits."""
     try:

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.baselines import posterior_of
-from dgm_lib.calibration import finite_above
 from dgm_lib.checks import (
     as_double,
     as_labels,
@@ -27,8 +25,10 @@ from dgm_lib.checks import (
     check_prior,
     check_whole,
     class_counts,
+    finite_above,
     not_finite,
 )
+from dgm_lib.distributions import posterior_of
 from dgm_lib.gaussians import covariance_of, log_normal, of_known
 from dgm_lib.nets import explained, one_number
 

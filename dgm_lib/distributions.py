@@ -17,7 +17,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from dgm_lib.checks import at_least_float32
+from dgm_lib.checks import at_least_float32, check_images, check_possible, check_whole
 
 # ---- priors --------------------------------------------------------------------------------------------------------
 
@@ -150,6 +150,9 @@ class CategoricalPixels(Distribution):
         return log_p.gather(-1, k[..., :1]).squeeze(-1)
 
     def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        if not shape.numel():  # torch draws at least one
+            return self.log_probabilities.new_empty(shape)
         k = Categorical(logits=self.log_probabilities).sample(sample_shape)
         return k.to(self.log_probabilities.dtype) / (self.levels - 1)
 
@@ -254,3 +257,24 @@ class NormalNoise(nn.Module):
 
     def forward(self, out: Tensor) -> Distribution:
         return Normal(out, self.log_sigma.exp(), validate_args=False)
+
+
+# ---- classes -------------------------------------------------------------------------------------------------------
+
+
+def log_prob_by_class(x: Tensor, logits: Tensor) -> Tensor:
+    """log p(x|c) of independent pixels, by each class's logits (K, C, H, W, L): (B, C, H, W) -> (B, K) nats."""
+    check_images(x, logits.shape[1:-1])
+    return CategoricalPixels(logits).log_prob(x[:, None]).flatten(2).sum(2)
+
+
+def posterior_of(log_joint: Tensor) -> Tensor:
+    """p(c|x) from log p(x, c), (B, K) each. Raises ValueError for an example that no class can make."""
+    check_possible(log_joint.logsumexp(1))
+    return log_joint.softmax(1)
+
+
+def drawn(logits: Tensor, n: int) -> Tensor:
+    """n draws of one of K classes: (K,) -> (n,); none for n = 0, which torch refuses."""
+    check_whole(0, n=n)
+    return Categorical(logits=logits).sample((n,)) if n else logits.new_empty(0, dtype=torch.int64)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from torch.nn.functional import one_hot, pad
 
-from dgm_lib.baselines import drawn, log_prob_by_class, pixels_of, posterior_of
 from dgm_lib.checks import (
     as_double,
     at_least_float32,
@@ -30,7 +29,7 @@ from dgm_lib.checks import (
     check_whole,
     seeded,
 )
-from dgm_lib.distributions import StandardNormal, to_levels
+from dgm_lib.distributions import CategoricalPixels, StandardNormal, drawn, log_prob_by_class, posterior_of, to_levels
 from dgm_lib.em import em
 from dgm_lib.gaussians import covariance_of, of_known
 from dgm_lib.neighbours import distances
@@ -491,7 +490,7 @@ class CategoricalMixture(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, C, H, W): first the component, then every pixel."""
-        return pixels_of(self.pixel_logits[drawn(self.logits, n)])
+        return CategoricalPixels(self.pixel_logits[drawn(self.logits, n)]).sample()
 
     @torch.no_grad()
     def e_step(self, x: Tensor) -> tuple[Tensor, Tensor]:

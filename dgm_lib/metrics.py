@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from dgm_lib.checks import (
-    NO_LABEL,
     as_double,
     as_labels,
     as_rows,
     as_tensor,
     at_least_float32,
     check_known,
+    check_scores,
     check_whole,
     class_counts,
+    named,
     not_finite,
     seeded,
 )
@@ -110,20 +111,6 @@ def _scored(classify: Callable[[Tensor], Tensor], batches: Batches) -> Iterator[
         scores = as_tensor(classify(x), "what the classifier says")
         check_scores(scores, len(x))
         yield scores, as_labels(y, len(x), scores.shape[1]).to(scores.device)
-
-
-def check_scores(scores: Tensor, n: int) -> None:
-    """Raises ValueError unless these are scores of K ≥ 2 classes for each of n examples, (n, K)."""
-    if scores.dim() != 2 or len(scores) != n or scores.shape[1] < 2:
-        raise ValueError(
-            f"the classifier gives {tuple(scores.shape)} for {n} examples: it must give ({n}, K), one score a class"
-        )
-
-
-def named(scores: Tensor) -> Tensor:
-    """The class of the largest score: (N, K) -> (N,). −1, no class, where a score is NaN or all of them are −∞."""
-    largest, label = scores.max(1)
-    return torch.where(largest > -torch.inf, label, NO_LABEL)
 
 
 def balanced_accuracy(predicted: Tensor, y: Tensor, n_classes: int) -> float:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dgm_lib.checks import as_labels, as_tensor, check_whole, seeded
-from dgm_lib.metrics import check_scores, named
+from dgm_lib.checks import as_labels, as_tensor, check_scores, check_whole, named, seeded
 
 Classify = Callable[[Tensor], Tensor]
 

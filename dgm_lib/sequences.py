@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import pad
 
-from dgm_lib.baselines import drawn
 from dgm_lib.checks import check_possible, check_weight, check_whole, seeded
+from dgm_lib.distributions import drawn
 from dgm_lib.em import em
 
 LONGEST = 10_000  # symbols: a sampled word that is still longer has no end

@@ -6,7 +6,7 @@ import pytest
 import torch
 from apple import Apple, gpu
 
-from dgm_lib import calibration, classify, few_data, metrics, representations, samplers, two_sample
+from dgm_lib import calibration, checks, classify, few_data, metrics, representations, samplers, two_sample
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, Y, TRACE = torch.randn(40, 3, generator=GENERATOR), torch.arange(40) % 3, torch.randn(60, 4, generator=GENERATOR)
@@ -21,7 +21,7 @@ MEASURES = {
     "temperature": lambda x, y, t: calibration.fit_temperature(x, y),
     "nll": lambda x, y, t: calibration.negative_log_likelihood(x, y).tolist(),
     "accuracy": lambda x, y, t: metrics.accuracy(lambda x: 3 * x, [(x, y)]),
-    "balanced accuracy": lambda x, y, t: metrics.balanced_accuracy(metrics.named(x), y, 3),
+    "balanced accuracy": lambda x, y, t: metrics.balanced_accuracy(checks.named(x), y, 3),
     "class shares": lambda x, y, t: metrics.class_shares(y, 3).tolist(),
     "class entropy": lambda x, y, t: metrics.class_entropy(y, 3),
     "nats": lambda x, y, t: metrics.nats(lambda x: x.sum(1), [(x, y)]),

@@ -9,6 +9,7 @@ import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from dgm_lib import metrics, neighbours, plots
+from dgm_lib.checks import named
 from dgm_lib.datasets import Split
 
 
@@ -393,15 +394,15 @@ def test_what_are_no_scores_does_not_broadcast(shape):
 def test_a_row_without_a_largest_score_names_no_class(score, dtype, n_classes):
     scores = torch.zeros(6, n_classes, dtype=dtype)
     scores[2:] = score
-    assert metrics.named(scores).tolist() == [0, 0, -1, -1, -1, -1]
+    assert named(scores).tolist() == [0, 0, -1, -1, -1, -1]
     assert metrics.accuracy(lambda x: scores, [(X, torch.zeros(6).long())]) == pytest.approx(2 / 6)
-    assert metrics.balanced_accuracy(metrics.named(scores), torch.zeros(6).long(), 1) == pytest.approx(2 / 6)
+    assert metrics.balanced_accuracy(named(scores), torch.zeros(6).long(), 1) == pytest.approx(2 / 6)
     with pytest.raises(ValueError, match="labels go from -1 to 0"):
-        metrics.class_shares(metrics.named(scores), n_classes)
+        metrics.class_shares(named(scores), n_classes)
     half = torch.zeros(1, n_classes, dtype=dtype)
     half[0, 0] = math.nan  # one score that is none spoils its row, as no other can be said to be the largest
-    assert metrics.named(half).tolist() == [-1]
-    assert metrics.named(torch.tensor([[0.0, math.inf], [-math.inf, 0.0]])).tolist() == [1, 1]
+    assert named(half).tolist() == [-1]
+    assert named(torch.tensor([[0.0, math.inf], [-math.inf, 0.0]])).tolist() == [1, 1]
 
 
 def one_number(x):
