@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import pad
 
-from dgm_lib.checks import at_least_float32, check_images, check_labels, check_possible
-from dgm_lib.distributions import CategoricalPixels, to_levels
+from dgm_lib.checks import (
+    as_labels,
+    at_least_float32,
+    check_images,
+    check_labels,
+    check_weight,
+    check_whole,
+)
+from dgm_lib.distributions import CategoricalPixels, drawn, log_prob_by_class, posterior_of, to_levels
 
 
 class IndependentPixels(nn.Module):
@@ -33,6 +40,7 @@ class IndependentPixels(nn.Module):
     def fit(cls, x: Tensor, levels: int, *, alpha: float = 0.5) -> IndependentPixels:
         """Counts the levels of each pixel, with `alpha` added to each count: p_i(k) = (n_ik + α) / (N + αL)."""
         check_images(x, x.shape[1:])
+        check_weight(alpha=alpha)
         model = cls(x.shape[1:], levels).to(at_least_float32(x))
         k, i = levels_and_positions(x, levels)
         p = back_off(count(model.log_p, (*i.shape, levels), i, k), 1 / levels, alpha * levels)
@@ -46,6 +54,7 @@ class IndependentPixels(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, C, H, W)."""
+        check_whole(0, n=n)
         return CategoricalPixels(self.log_p).sample((n,))
 
 
@@ -61,7 +70,8 @@ class NaiveBayes(nn.Module):
     def fit(cls, x: Tensor, y: Tensor, levels: int, n_classes: int, *, alpha: float = 0.5) -> NaiveBayes:
         """Counts the classes, and the levels within each, with `alpha` added to each count. y: (B,) int64 labels."""
         check_images(x, x.shape[1:])
-        check_labels(y, len(x), n_classes)
+        check_weight(alpha=alpha)
+        y = as_labels(y, len(x), n_classes)
         model = cls(x.shape[1:], levels, n_classes).to(at_least_float32(x))
         k, i = levels_and_positions(x, levels)
         prior = back_off(count(model.log_p, (n_classes,), y), 1 / n_classes, alpha * n_classes)
@@ -72,8 +82,7 @@ class NaiveBayes(nn.Module):
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log p(x, y) for every class y: (B, C, H, W) -> (B, K) nats."""
-        check_images(x, self.log_p.shape[1:-1])
-        return self.log_prior + CategoricalPixels(self.log_p).log_prob(x[:, None]).flatten(2).sum(2)
+        return self.log_prior + log_prob_by_class(x, self.log_p)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = log Σ_y p(x, y): (B,) nats."""
@@ -81,14 +90,11 @@ class NaiveBayes(nn.Module):
 
     def posterior(self, x: Tensor) -> Tensor:
         """p(y|x) by Bayes' rule: (B, K). Raises ValueError for an image that no class can make."""
-        log_joint = self.log_joint(x)
-        check_possible(log_joint.logsumexp(1))
-        return log_joint.softmax(1)
+        return posterior_of(self.log_joint(x))
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """(n, C, H, W), of the classes y, (n,) int64, or else of classes drawn from p(y)."""
-        if y is None:
-            y = Categorical(logits=self.log_prior).sample((n,))
+        y = drawn(self.log_prior, n) if y is None else y
         check_labels(y, n, len(self.log_prior))
         return CategoricalPixels(self.log_p[y]).sample()
 
@@ -116,6 +122,7 @@ class PixelChain(nn.Module):
         defaults were chosen on the validation digits.
         """
         check_images(x, x.shape[1:])
+        check_weight(alpha=alpha, strength=strength)
         model = cls(x.shape[1:], levels, bins).to(at_least_float32(x))
         k, i = levels_and_positions(x, levels)
         n = count(model.log_p, model.log_p.shape, i, *model.contexts(k), k)
@@ -143,8 +150,9 @@ class PixelChain(nn.Module):
     def sample(self, n: int) -> Tensor:
         """(n, C, H, W), one pixel after the other: ancestral sampling."""
         positions, levels = len(self.log_p), self.log_p.shape[-1]
+        check_whole(0, n=n)
         k = torch.zeros(n, positions, dtype=torch.int64, device=self.log_p.device)
-        for i in range(positions):
+        for i in range(positions if n else 0):
             context = [neighbour[:, i] for neighbour in self.contexts(k)]
             k[:, i] = Categorical(logits=self.log_p[(i, *context)]).sample()
         return k.view(n, *self.shape).to(self.log_p.dtype) / (levels - 1)

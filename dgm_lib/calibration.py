@@ -1,4 +1,7 @@
-"""Is a classifier right as often as it says? All take logits (N, K) and labels (N,), of data that it has not seen."""
+"""Is a classifier right as often as it says? All take logits (N, K) and labels (N,), of data that it has not seen.
+
+A logit of −∞ is an impossible class, and one of +∞ a certain one.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import nll_loss
 
-from dgm_lib.checks import check_labels
+from dgm_lib.checks import as_double, as_labels, as_tensor, check_whole, finite_above, named
 
 COLDEST, HOTTEST = 1e-2, 1e3  # what `fit_temperature` looks at
 
@@ -26,9 +29,9 @@ class Reliability(NamedTuple):
 
 
 def negative_log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
-    """−log p(y|x): (N,) nats."""
-    check_logits(logits, y)
-    return cross_entropy(logits, y, reduction="none")
+    """−log p(y|x): (N,) nats; ∞ for a label that is impossible."""
+    logits, y = checked(logits, y)
+    return nll_loss(logits.log_softmax(1), y, reduction="none")
 
 
 def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:
@@ -36,15 +39,14 @@ def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:
 
     Guo et al. 2017, eq. 2.
     """
-    check_logits(logits, y)
-    if bins < 1:
-        raise ValueError(f"bins is {bins}: it must be at least 1")
-    confidence, label = logits.double().softmax(1).max(1)
-    right = (label == y).double()
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=logits.device)[1:-1]
+    check_whole(1, bins=bins)
+    logits, y = checked(logits, y)
+    p = as_double(logits).softmax(1)
+    confidence, right = p.amax(1), (named(p) == y.to(p.device)).to(p)
+    edges = torch.linspace(0, 1, bins + 1, dtype=p.dtype, device=p.device)[1:-1]
     which = torch.bucketize(confidence, edges)
     count = torch.bincount(which, minlength=bins)
-    sums = (torch.zeros(bins).to(confidence).index_add_(0, which, values) for values in (confidence, right))
+    sums = (confidence.new_zeros(bins).index_add_(0, which, values) for values in (confidence, right))
     return Reliability(*(total / count for total in sums), count)
 
 
@@ -62,26 +64,34 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
     """T for which softmax(logits / T) gives the labels the greatest likelihood; accuracy does not change.
 
     Fit it on validation data. Guo et al. 2017, section 4.2. The likelihood is concave in 1/T, so that its slope is
-    halved upon, for T in 0.01 … 1000. Where all labels are right it grows without end as T falls, and 1 is given: such
-    data say nothing against the logits as they are.
+    halved upon, for T in 0.01 … 1000. Where no label has a lower logit than another class, it grows without end as T
+    falls, and 1 is given: such data say nothing against the logits as they are. Raises ValueError for a label that is
+    impossible, and for a class that is certain, at every T.
     """
-    check_logits(logits, y)
-    logits = logits.detach().double()
-    if (logits.argmax(1) == y).all():
+    certain = (as_tensor(logits, "logits") == torch.inf).nonzero()
+    logits, y = checked(logits, y)
+    if len(certain):
+        raise ValueError(f"a logit of example {int(certain[0, 0])} is +∞, which no temperature changes: leave it out")
+    logits = as_double(logits.detach())
+    own = logits.gather(1, y.to(logits.device)[:, None])
+    impossible = (own[:, 0] == -torch.inf).nonzero()
+    if len(impossible):
+        raise ValueError(f"the label of example {int(impossible[0])} is impossible at every temperature: leave it out")
+    lead = own - logits  # of the right class over each, (N, K)
+    if (lead >= 0).all():
         return 1.0
-    lead = logits.gather(1, y[:, None]) - logits  # of the right class over each, (N, K)
     low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(60):
         middle = (low + high) / 2
-        slope = ((logits / math.exp(middle)).softmax(1) * lead).sum()  # of the log-likelihood, in 1/T
+        p = (logits / math.exp(middle)).softmax(1)
+        slope = torch.where(p > 0, p * lead, 0).sum()  # of the log-likelihood, in 1/T
         low, high = (low, middle) if slope >= 0 else (middle, high)
     return math.exp((low + high) / 2)
 
 
-def check_logits(logits: Tensor, y: Tensor) -> None:
-    """Raises ValueError unless these are N ≥ 1 rows of logits without NaN, and their labels."""
-    if logits.dim() != 2 or not len(logits) or not logits.is_floating_point():
-        raise ValueError(f"logits are {logits.dtype} of shape {tuple(logits.shape)}: they must be floats (N, K), N ≥ 1")
-    if logits.isnan().any():
-        raise ValueError(f"{int(logits.isnan().any(1).sum())} of {len(logits)} rows of logits hold a NaN")
-    check_labels(y, len(logits), logits.shape[1])
+def checked(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Floats (N, K) without +∞, and int64 labels on their device. Raises ValueError for what are none."""
+    logits = finite_above(logits)
+    if logits.shape[1] < 2:
+        raise ValueError(f"logits are of shape {tuple(logits.shape)}: at least 2 classes are to be told apart")
+    return logits, as_labels(y, len(logits), logits.shape[1]).to(logits.device)

@@ -9,11 +9,14 @@ from functools import partial
 from itertools import chain
 from numbers import Real
 from operator import index
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 NO_LABEL = -1  # what y holds of an example whose label is not known
+NO_FLOAT64 = {"mps"}  # kinds of device without numbers of 64 bits: Apple's GPU
 SUM = 1e-4  # by which rounding may move the sum of probabilities from 1
 CASTS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
 
@@ -103,7 +106,9 @@ def check_type(x: Tensor, model: nn.Module, what: str = "examples") -> None:
 
 def check_possible(log_prob: Tensor) -> None:
     """Raises ValueError if an example has probability 0: p(z|x) = p(x, z) / p(x) is then 0/0. log_prob: (B,)."""
-    impossible = (log_prob == -torch.inf).nonzero()
+    impossible = (~(log_prob > -torch.inf)).nonzero()  # NaN, too
+    if len(impossible) and log_prob[impossible[0]].isnan():
+        raise ValueError(f"the log-probability of example {int(impossible[0])} is NaN: look at x and at the model")
     if len(impossible):
         raise ValueError(
             f"example {int(impossible[0])} has probability 0 under the model, so nothing follows from it about its "
@@ -148,10 +153,107 @@ def check_points(x: Tensor, n_features: int) -> None:
             f"expected float points of shape (B, {n_features}), got {x.dtype} of shape {tuple(x.shape)}: "
             "images become points by x.flatten(1)"
         )
+    if where := not_finite(x):
+        raise ValueError(f"x{where}: a density needs finite numbers")
+
+
+# ---- numbers of any kind, as the measures take them ----------------------------------------------------------------
+
+
+def as_tensor(values: Any, name: str) -> Tensor:
+    """A tensor as it is; arrays, numbers and lists of them as one. Raises ValueError for anything else."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.as_tensor(np.array(values, order="C"))
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(values).__name__
+        raise ValueError(f"{name} is a {kind} that is no array of numbers: give a tensor") from None
+
+
+def as_double(x: Tensor) -> Tensor:
+    """x in float64, on the CPU where its device has no such numbers."""
+    return (x.cpu() if x.device.type in NO_FLOAT64 else x).double()
+
+
+def as_rows(values: Any, name: str) -> Tensor:
+    """(N, …) -> (N, D) floats: bytes, too, which wrap around where they are subtracted. (N,) becomes (N, 1)."""
+    x = at_least_float32(as_tensor(values, name))
+    if not x.dim():
+        raise ValueError(f"{name} is one number: it must be (N, …), one row an example")
+    return x.flatten(1) if x.dim() > 1 else x[:, None]
+
+
+def as_labels(y: Any, n: int, n_classes: int) -> Tensor:
+    """n labels 0 … n_classes − 1, of any type of whole numbers, as int64. Raises ValueError as `check_labels` does."""
+    y = as_tensor(y, "y")
+    y = y if y.is_floating_point() or y.is_complex() else y.long()
+    check_labels(y, n, n_classes)
+    return y
+
+
+def not_finite(x: Tensor) -> str | None:
+    """Where x, (N, D), first holds a NaN or an infinity, such as "[7, 1] is nan"; None if it does not."""
     strange = (~x.isfinite()).nonzero()
-    if len(strange):
-        row, column = strange[0].tolist()
-        raise ValueError(f"x[{row}, {column}] is {x[row, column].item()}: a density needs finite numbers")
+    if not len(strange):
+        return None
+    row, column = strange[0].tolist()
+    return f"[{row}, {column}] is {x[row, column].item()}"
+
+
+def class_counts(y: Tensor, n_classes: int) -> Tensor:
+    """How many of the labels (N,) each class has, (K,). Raises ValueError for a class that has none."""
+    counts = as_labels(y, len(y), n_classes).bincount(minlength=n_classes)
+    if not counts.all():
+        raise ValueError(
+            f"class {int(counts.argmin())} has no example among {len(y)} labels, so nothing can be learnt or measured "
+            f"of it: give examples of it, or fewer classes than {n_classes}"
+        )
+    return counts
+
+
+def finite_above(logits: Tensor) -> Tensor:
+    """Logits with the same softmax, in which a certain class has 0 instead of +∞ and the others have −∞.
+
+    Raises ValueError unless they are N ≥ 1 rows without NaN, each with a possible class, and with at most one +∞.
+    """
+    logits = as_tensor(logits, "logits")
+    if logits.dim() != 2 or not logits.numel() or not logits.is_floating_point():
+        raise ValueError(f"logits are {logits.dtype} of shape {tuple(logits.shape)}: they must be floats (N, K), N ≥ 1")
+    if logits.isnan().any():
+        raise ValueError(f"{int(logits.isnan().any(1).sum())} of {len(logits)} rows of logits hold a NaN")
+    certain = logits == torch.inf
+    senseless = ((certain.sum(1) > 1) | (logits == -torch.inf).all(1)).nonzero()
+    if len(senseless):
+        row = int(senseless[0])
+        raise ValueError(
+            f"the logits of example {row} are {logits[row].tolist()}, which say nothing of its class: at most one "
+            "may be +∞, and not all −∞"
+        )
+    sure = torch.where(certain, 0.0, -torch.inf).to(logits)
+    return at_least_float32(torch.where(certain.any(1, keepdim=True), sure, logits))
+
+
+def check_scores(scores: Tensor, n: int) -> None:
+    """Raises ValueError unless these are scores of K ≥ 2 classes for each of n examples, (n, K)."""
+    if scores.dim() != 2 or len(scores) != n or scores.shape[1] < 2:
+        raise ValueError(
+            f"the classifier gives {tuple(scores.shape)} for {n} examples: it must give ({n}, K), one score a class"
+        )
+
+
+def named(scores: Tensor) -> Tensor:
+    """The class of the largest score: (N, K) -> (N,). −1, no class, where a score is NaN or all of them are −∞."""
+    largest, label = scores.max(1)
+    return torch.where(largest > -torch.inf, label, NO_LABEL)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of its own, on the CPU. Raises ValueError for a seed that is no whole number of 64 bits."""
+    try:
+        return torch.Generator().manual_seed(index(seed))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"seed is {seed!r}: it must be a whole number below 2**64, such as 0") from None
 
 
 def kind(x: object) -> str:

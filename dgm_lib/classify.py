@@ -8,18 +8,31 @@ for each class whose softmax is p(c|x). Labels are int64, 0 … K−1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.checks import at_least_float32, check_known, check_labels, check_possible, check_prior
+from dgm_lib.checks import (
+    as_double,
+    as_labels,
+    as_rows,
+    at_least_float32,
+    check_known,
+    check_labels,
+    check_prior,
+    check_whole,
+    class_counts,
+    finite_above,
+    not_finite,
+)
+from dgm_lib.distributions import posterior_of
+from dgm_lib.gaussians import covariance_of, log_normal, of_known
 from dgm_lib.nets import explained, one_number
 
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
-NUMBERS = 2**24  # of the covariances that are factorised together where each example has gaps of its own: 64 MB
 
 
 # ---- a network -----------------------------------------------------------------------------------------------------
@@ -71,6 +84,7 @@ class BayesClassifier(nn.Module):
 
     def __init__(self, log_likelihood: LogLikelihood | nn.Module, n_classes: int, prior: Tensor | None = None):
         super().__init__()
+        check_whole(1, n_classes=n_classes)
         if prior is None:
             prior = torch.full((n_classes,), 1 / n_classes)
         check_prior(prior, n_classes)
@@ -87,9 +101,7 @@ class BayesClassifier(nn.Module):
 
     def posterior(self, x: Tensor) -> Tensor:
         """p(c|x): (B, K). Raises ValueError for an example that no class can make."""
-        logits = self(x)
-        check_possible(logits.logsumexp(1))
-        return logits.softmax(1)
+        return posterior_of(self(x))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) = log Σ_c p(x|c) p(c), or a bound of it: (B, …) -> (B,) nats."""
@@ -103,19 +115,20 @@ class BayesClassifier(nn.Module):
 
 def per_class(log_probs: Sequence[Callable[[Tensor], Tensor]]) -> LogLikelihood:
     """log p(x|y) of one model a class: class c has log_probs[c], (B, …) -> (B,) nats."""
+    return partial(_one_model_a_class, tuple(log_probs))  # unlike a function made here, it can be pickled
 
-    def log_likelihood(x: Tensor, y: Tensor) -> Tensor:
-        check_labels(y, len(x), len(log_probs))
-        return by_class(y, lambda c, rows: log_probs[c](x[rows]))
 
-    return log_likelihood
+def _one_model_a_class(log_probs: Sequence[Callable[[Tensor], Tensor]], x: Tensor, y: Tensor) -> Tensor:
+    y = as_labels(y, len(x), len(log_probs))
+    return by_class(y, lambda c, rows: log_probs[c](x[rows]))
 
 
 def by_class(y: Tensor, values: Callable[[int, Tensor], Tensor]) -> Tensor:
     """values(c, rows), one a row, for the rows of each class c that occurs among labels (B,), put in order: (B,)."""
-    classes = y.unique().tolist()
+    classes = y.unique().tolist() or [0]  # of no example, class 0 says the type
     rows = [(y == c).nonzero().squeeze(1) for c in classes]
-    found = torch.cat([values(c, rows_of_c) for c, rows_of_c in zip(classes, rows, strict=True)])
+    found = [values(c, rows_of_c) for c, rows_of_c in zip(classes, rows, strict=True)]
+    found = torch.cat([one_number(f, len(r), "the log-likelihood") for f, r in zip(found, rows, strict=True)])
     return found[torch.cat(rows).argsort()]
 
 
@@ -124,15 +137,7 @@ def by_class(y: Tensor, values: Callable[[int, Tensor], Tensor]) -> Tensor:
 
 def class_prior(y: Tensor, n_classes: int) -> Tensor:
     """p(c) as the share of each class among labels (N,): (K,). Raises ValueError for a class that was never seen."""
-    check_labels(y, len(y), n_classes)
-    counts = torch.bincount(y, minlength=n_classes)
-    never = (counts == 0).nonzero()
-    if len(never):
-        raise ValueError(
-            f"class {int(never[0])} has no example among {len(y)} labels: a share of 0 would rule it out for ever; "
-            "give examples of it, fewer classes, or a prior of your own"
-        )
-    return counts.to(torch.get_default_dtype()) / len(y)
+    return class_counts(y, n_classes).to(torch.get_default_dtype()) / len(y)  # a share of 0 would rule it out for ever
 
 
 def change_prior(logits: Tensor, old: Tensor, new: Tensor) -> Tensor:
@@ -141,6 +146,8 @@ def change_prior(logits: Tensor, old: Tensor, new: Tensor) -> Tensor:
     Exact where only p(c) differs and p(x|c) does not. Saerens, Latinne & Decaestecker 2002, eq. 2.4.
     logits: (B, K); old, new: (K,), old without a zero.
     """
+    if logits.dim() != 2:
+        raise ValueError(f"logits have the shape {tuple(logits.shape)}: they must be (B, K), one a class")
     check_prior(old, logits.shape[1])
     check_prior(new, logits.shape[1])
     ruled_out = (old == 0).nonzero()
@@ -158,6 +165,7 @@ def estimate_prior(logits: Tensor, old: Tensor, *, steps: int = 1000, tolerance:
     It trusts the logits to be calibrated. Stops once no share moves by more than `tolerance`. Saerens et al. 2002,
     eq. 2.9.
     """
+    logits = finite_above(logits)
     prior = old.to(logits)
     for _ in range(steps):
         before, prior = prior, change_prior(logits, old, prior).softmax(1).mean(0)
@@ -195,69 +203,70 @@ class ClassGaussians(nn.Module):
         """
         if not (0 <= shrinkage <= 1 and 0 <= pooling <= 1):
             raise ValueError(f"shrinkage is {shrinkage:g} and pooling {pooling:g}: they must lie in 0 … 1")
-        points = at_least_float32(x).flatten(1).double()
-        prior = class_prior(y, n_classes).to(points)
-        mu = torch.stack([points[y == c].mean(0) for c in range(n_classes)])
-        covariance = torch.stack([torch.cov(points[y == c].mT, correction=0) for c in range(n_classes)])
+        x = as_rows(x, "x")
+        if where := not_finite(x):
+            raise ValueError(f"x{where} in row and flat column: a density needs finite numbers")
+        points, y = as_double(x), as_labels(y, len(x), n_classes)
+        prior = class_counts(y, n_classes).to(points) / len(y)
+        of_class = [points[y.to(points.device) == c] for c in range(n_classes)]
+        covariance = torch.stack([covariance_of(members) for members in of_class])
         pooled = torch.einsum("k,kij->ij", prior, covariance)
+        check_spread(of_class, pooling)
         covariance = (1 - pooling) * covariance + pooling * pooled
         variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
         sphere = variance * torch.eye(points.shape[1]).to(points)
-        dtype = at_least_float32(x).dtype
-        return cls(mu.to(dtype), ((1 - shrinkage) * covariance + shrinkage * sphere).to(dtype))
+        mu = torch.stack([members.mean(0) for members in of_class])
+        return cls(mu.to(x), ((1 - shrinkage) * covariance + shrinkage * sphere).to(x))
 
     def log_likelihood(self, x: Tensor, y: Tensor, known: Tensor | None = None) -> Tensor:
         """log p(x|y), or log p(x_known|y), the rest integrated out: (B, …), (B,) -> (B,) nats.
 
         known: bool, True where x is known, broadcast against x; what x holds elsewhere does not matter.
         """
-        check_labels(y, len(x), len(self.mu))
-        mask = None if known is None else check_known(known, x).flatten(1)
-        points = x.flatten(1)
+        y, points, mask = self._points(x, y, known)
+        if known is None:
+            return by_class(y, lambda c, rows: log_normal(points[rows] - self.mu[c], self.scale_tril[c]))
+        return by_class(y, lambda c, rows: self._of_known(c, points[rows], mask[rows])[0])
+
+    def _of_known(self, c: int, points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return of_known(points, mask, self.mu[c], self.covariance[c])
+
+    def _points(self, x: Tensor, y: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels (B,), x as (B, D) in the Gaussians' type, 0 where it is not known, and where it is, (B, D)."""
+        y = as_labels(y, len(x), len(self.mu))
+        mask = torch.ones_like(x, dtype=torch.bool) if known is None else check_known(known, x)
+        points, mask = as_rows(torch.where(mask, x, 0), "x").to(self.mu.dtype), as_rows(mask, "known").bool()
         if points.shape[1] != self.mu.shape[1]:
             raise ValueError(f"an example holds {points.shape[1]} numbers, and the Gaussians {self.mu.shape[1]}")
-        return by_class(y, lambda c, rows: self._of_class(c, points[rows], None if mask is None else mask[rows]))
-
-    def _of_class(self, c: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """log p(x|c), or of what the mask leaves of x: (n, D) -> (n,)."""
-        if mask is None:
-            return log_normal(x - self.mu[c], self.scale_tril[c], x.shape[1])
-        part = max(1, NUMBERS // x.shape[1] ** 2)
-        pairs = zip(x.split(part), mask.split(part), strict=True)
-        return torch.cat([self._of_known(c, some, known) for some, known in pairs])
-
-    def _of_known(self, c: int, x: Tensor, known: Tensor) -> Tensor:
-        """In the row and column of an unknown entry Σ becomes I: the others keep their density. Bishop 2006, 2.98."""
-        both = known[:, :, None] & known[:, None]  # (n, D, D)
-        apart = torch.where(both, self.covariance[c], torch.eye(x.shape[1]).to(self.covariance))
-        centred = torch.where(known, x - self.mu[c], 0)
-        return log_normal(centred, torch.linalg.cholesky(apart), known.sum(1).to(x))
+        if where := not_finite(points):
+            raise ValueError(f"x{where} in row and flat column: a density needs finite numbers")
+        return y, points, mask
 
     @torch.no_grad()
     def fill_in(self, x: Tensor, y: Tensor, known: Tensor) -> Tensor:
         """E[x | the known entries, y]: (B, …), (B,) -> (B, …), known entries as in x. Bishop 2006, 2.81."""
-        check_labels(y, len(x), len(self.mu))
-        mask = check_known(known, x).flatten(1)
-        covariance, mu = self.covariance[y], self.mu[y]
-        apart = torch.where(mask[:, :, None] & mask[:, None], covariance, torch.eye(mu.shape[1]).to(mu))
-        centred = torch.where(mask, x.flatten(1) - mu, 0)
-        solved = torch.where(mask, torch.linalg.solve(apart, centred), 0)  # Σ⁻¹(x − μ) over the known entries
-        mean = mu + torch.einsum("bij,bj->bi", covariance, solved)
+        y, points, mask = self._points(x, y, known)
+        mean = torch.empty_like(points)
+        for c in y.unique().tolist():
+            mean[y == c] = self._of_known(c, points[y == c], mask[y == c])[1]
         return torch.where(known, x, mean.view_as(x))
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
         """(B, D), an example of each label (B,)."""
-        check_labels(y, len(y), len(self.mu))
+        y = as_labels(y, len(y), len(self.mu))
         eps = torch.randn(len(y), self.mu.shape[1], 1).to(self.mu)
         return self.mu[y] + (self.scale_tril[y] @ eps).squeeze(-1)
 
 
-def log_normal(centred: Tensor, scale_tril: Tensor, n: int | Tensor) -> Tensor:
-    """log N(x; μ, LLᵀ) over n of the entries of x − μ, (B, D), the others of which are 0 beside an identity: (B,)."""
-    if scale_tril.dim() == 2:  # one for all
-        solved = torch.linalg.solve_triangular(scale_tril, centred.mT, upper=False).mT
-    else:
-        solved = torch.linalg.solve_triangular(scale_tril, centred[..., None], upper=False).squeeze(-1)
-    log_det = 2 * scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -0.5 * (solved.square().sum(1) + log_det + n * math.log(2 * math.pi))
+def check_spread(of_class: Sequence[Tensor], pooling: float) -> None:
+    """Raises ValueError where the covariance of a class is 0: its sphere, too, has then the radius 0."""
+    alike = [bool((members == members[0]).all()) for members in of_class]
+    if all(alike):
+        raise ValueError("no class has two examples that differ, so there is no covariance: give more examples")
+    if pooling == 0 and any(alike):
+        c = alike.index(True)
+        raise ValueError(
+            f"the {len(of_class[c])} examples of class {c} are all alike, so its covariance is 0, and shrinkage leaves "
+            "it so: take pooling > 0, which lends it that of the other classes, or give more examples"
+        )

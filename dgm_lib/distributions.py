@@ -17,7 +17,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from dgm_lib.checks import check_inside, check_positive, check_whole
+from dgm_lib.checks import at_least_float32, check_images, check_inside, check_positive, check_possible, check_whole
 
 
 class Whole(Independent):
@@ -88,9 +88,21 @@ def diagonal_normal(mu: Tensor, log_var: Tensor) -> Distribution:
 
 
 def to_levels(x: Tensor, levels: int) -> Tensor:
-    """Pixels in [0, 1] as integer levels 0 … L−1. Raises ValueError for a value that is not on the grid."""
-    k = (x * (levels - 1)).round()
-    on_grid = ((k - x * (levels - 1)).abs() < 1e-2) & (k >= 0) & (k < levels)
+    """Pixels in [0, 1] as integer levels 0 … L−1. Raises ValueError for a value that is not on the grid.
+
+    What half precision rounds is taken, as long as the levels stay apart.
+    """
+    if not x.is_floating_point():
+        raise ValueError(
+            f"the pixels are {x.dtype}: these are levels, and a pixel is a float in [0, 1]: divide them "
+            f"by {levels - 1}, as Split.scaled does"
+        )
+    rounding = max(1e-2, (levels - 1) * torch.finfo(x.dtype).eps / 2)  # in levels, of a pixel near 1
+    if rounding > 0.25:
+        raise ValueError(f"{x.dtype} cannot tell {levels} levels apart: give x.float(), made from the levels anew")
+    exact = at_least_float32(x) * (levels - 1)
+    k = exact.round()
+    on_grid = ((k - exact).abs() < rounding) & (k >= 0) & (k < levels)
     if not on_grid.all():
         raise ValueError(
             f"a pixel is {float(x[~on_grid][0]):.6g}, not k/{levels - 1} with a level k = 0 … {levels - 1}: "
@@ -150,6 +162,9 @@ class CategoricalPixels(Distribution):
         return log_p.gather(-1, k[..., :1]).squeeze(-1)
 
     def sample(self, sample_shape: Size | tuple[int, ...] = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        if not shape.numel():  # torch draws at least one
+            return self.log_probabilities.new_empty(shape)
         k = Categorical(logits=self.log_probabilities).sample(sample_shape)
         return k.to(self.log_probabilities.dtype) / (self.levels - 1)
 
@@ -262,3 +277,24 @@ class NormalNoise(nn.Module):
 
     def forward(self, out: Tensor) -> Distribution:
         return FiniteNormal(out, self.log_sigma.exp(), validate_args=False)
+
+
+# ---- classes -------------------------------------------------------------------------------------------------------
+
+
+def log_prob_by_class(x: Tensor, logits: Tensor) -> Tensor:
+    """log p(x|c) of independent pixels, by each class's logits (K, C, H, W, L): (B, C, H, W) -> (B, K) nats."""
+    check_images(x, logits.shape[1:-1])
+    return CategoricalPixels(logits).log_prob(x[:, None]).flatten(2).sum(2)
+
+
+def posterior_of(log_joint: Tensor) -> Tensor:
+    """p(c|x) from log p(x, c), (B, K) each. Raises ValueError for an example that no class can make."""
+    check_possible(log_joint.logsumexp(1))
+    return log_joint.softmax(1)
+
+
+def drawn(logits: Tensor, n: int) -> Tensor:
+    """n draws of one of K classes: (K,) -> (n,); none for n = 0, which torch refuses."""
+    check_whole(0, n=n)
+    return Categorical(logits=logits).sample((n,)) if n else logits.new_empty(0, dtype=torch.int64)

@@ -33,6 +33,8 @@ def em(
     The likelihood never falls; where the M-step adds α to its counts, the likelihood times the prior never does, and
     log p(x) itself may. Dempster, Laird & Rubin 1977, theorem 1.
     """
+    if not len(x):
+        raise ValueError(f"x has the shape {tuple(x.shape)}: a model is fitted to at least one example")
     examples = (x,) if known is None else (x, known)
     history: list[float] = []
     for _ in range(steps):

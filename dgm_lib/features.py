@@ -23,7 +23,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dgm_lib import datasets, metrics, runtime
-from dgm_lib.checks import check_images
+from dgm_lib.checks import check_images, named
 from dgm_lib.datasets import Data, cache, paths
 from dgm_lib.datasets.formats import DataError
 from dgm_lib.nets import ConvEncoder
@@ -89,7 +89,7 @@ class Judge(nn.Module):
 
     def labels(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N,), the likeliest class of each image."""
-        return self._in_parts(lambda part: self(part).argmax(1), x)
+        return self._in_parts(lambda part: named(self(part)), x)
 
     @torch.no_grad()
     def _in_parts(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softmax
 
-from dgm_lib.checks import NO_LABEL, check_labels
+from dgm_lib.checks import NO_LABEL, as_labels, as_rows, check_whole, class_counts, not_finite, seeded
 from dgm_lib.datasets.core import check_sizes, epoch_order, n_batches
+from dgm_lib.neighbours import nearest
 from dgm_lib.runtime import derive_seed
 
 # ---- which examples ------------------------------------------------------------------------------------------------
@@ -29,13 +29,14 @@ def few_labels(y: Tensor, n_per_class: int, n_classes: int, seed: int) -> Tensor
 
 def imbalanced(y: Tensor, counts: Sequence[int], seed: int) -> Tensor:
     """Indices of counts[c] examples of each class c, ascending: (Σ counts,). Raises ValueError as `few_labels` does."""
-    check_labels(y, len(y), len(counts))
+    y = as_labels(y, len(y), len(counts))
     order = torch.randperm(len(y), generator=_generator(seed)).to(y.device)
     taken = [_first(order[y[order] == c], n, c) for c, n in enumerate(counts)]
     return torch.cat(taken).sort().values
 
 
 def _first(rows: Tensor, n: int, c: int) -> Tensor:
+    check_whole(0, count=n)
     if n < 1:
         raise ValueError(f"{n} examples of class {c} are asked for: at least 1, or the class is never seen")
     if n > len(rows):
@@ -55,20 +56,13 @@ def class_weights(y: Tensor, n_classes: int) -> Tensor:
     return len(y) / (n_classes * class_counts(y, n_classes).float())
 
 
-def class_counts(y: Tensor, n_classes: int) -> Tensor:
-    """How many examples each class has, (K,). Raises ValueError for a class that has none."""
-    check_labels(y, len(y), n_classes)
-    counts = y.bincount(minlength=n_classes)
-    if not counts.all():
-        raise ValueError(f"class {int(counts.argmin())} has no example among {len(y)}: it cannot be learnt from them")
-    return counts
-
-
 def oversample(y: Tensor, n_classes: int, *, to: int, seed: int) -> Tensor:
     """Indices in which each class occurs at least `to` times, (N + those repeated,): all of y, then repetitions.
 
     Repetitions go round a class in random order, so that its examples occur equally often, but for one.
     """
+    check_whole(0, to=to)
+    y = as_labels(y, len(y), n_classes)
     generator, rows = _generator(seed), [torch.arange(len(y), device=y.device)]
     for c, n in enumerate(class_counts(y, n_classes).tolist()):
         passes = [torch.randperm(n, generator=generator) for _ in range(0, to - n, n)]
@@ -86,8 +80,11 @@ def smote(x: Tensor, y: Tensor, n_classes: int, *, to: int, k: int = 5, seed: in
     """
     if not x.is_floating_point():
         raise ValueError(f"x is {x.dtype}: a point between two others needs floats, as Split.scaled gives them")
-    if k < 1:
-        raise ValueError(f"k is {k}: a point lies between an example and one of at least 1 neighbour")
+    check_whole(0, to=to)
+    check_whole(1, k=k)
+    y = as_labels(y, len(x), n_classes)
+    if where := not_finite(as_rows(x, "x")):
+        raise ValueError(f"x{where} in row and flat column: nothing lies between it and a neighbour")
     generator, xs, ys = _generator(seed), [x], [y]
     for c, n in enumerate(class_counts(y, n_classes).tolist()):
         if n >= to:
@@ -101,9 +98,9 @@ def smote(x: Tensor, y: Tensor, n_classes: int, *, to: int, k: int = 5, seed: in
 
 def _between_neighbours(x: Tensor, n: int, k: int, generator: torch.Generator) -> Tensor:
     """n new points of one class, (n, …), from its examples (M, …)."""
-    distances = torch.cdist(x.flatten(1), x.flatten(1)).fill_diagonal_(torch.inf)  # no point is its own neighbour
-    k = min(k, len(x) - 1)
-    neighbours = distances.topk(k, largest=False).indices  # (M, k)
+    rows, k = as_rows(x, "x"), min(k, len(x) - 1)
+    _, neighbours = nearest(rows, rows, k, among_themselves=True)  # (M, k)
+    neighbours = neighbours.sort(1).values  # so that a draw does not hang on who of them is nearer by a hair
     i = torch.randint(len(x), (n,), generator=generator).to(x.device)
     j = neighbours[i, torch.randint(k, (n,), generator=generator).to(x.device)]
     u = torch.rand(n, generator=generator).to(x).view(-1, *[1] * (x.dim() - 1))
@@ -111,7 +108,8 @@ def _between_neighbours(x: Tensor, n: int, k: int, generator: torch.Generator) -
 
 
 def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(seed))
+    check_whole(0, seed=seed)
+    return seeded(derive_seed(seed))
 
 
 # ---- labelled and unlabelled examples together ---------------------------------------------------------------------
@@ -139,11 +137,15 @@ class MixedBatches:
     ):
         check_sizes(len(x_labelled), batch_labelled)
         check_sizes(len(x_unlabelled), batch_unlabelled)
-        if len(x_labelled) != len(y_labelled):
-            raise ValueError(f"{len(x_labelled)} labelled examples have {len(y_labelled)} labels: they must agree")
+        if y_labelled.shape != (len(x_labelled),):
+            n_labels = "×".join(map(str, y_labelled.shape))
+            raise ValueError(f"{len(x_labelled)} labelled examples have {n_labels} labels: give one an example, (N,)")
+        kinds = [(str(x.dtype), tuple(x.shape[1:])) for x in (x_labelled, x_unlabelled)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"labelled examples are {kinds[0]} and unlabelled ones {kinds[1]}: a batch holds one kind")
         self.x_labelled, self.y_labelled, self.x_unlabelled = x_labelled, y_labelled, x_unlabelled
         self.batch_labelled, self.batch_unlabelled = batch_labelled, batch_unlabelled
-        self.seed, self.transform, self.epoch = seed, transform or (lambda x: x), 0
+        self.seed, self.transform, self.epoch = seed, transform, 0
         if len(self) == 0:
             raise ValueError(
                 f"{len(x_unlabelled)} unlabelled examples do not fill a batch of {batch_unlabelled} for each process: "
@@ -165,7 +167,7 @@ class MixedBatches:
         for with_y, without_y in zip(labelled.split(self.batch_labelled), unlabelled.split(self.batch_unlabelled)):
             if len(without_y) == self.batch_unlabelled:
                 x = torch.cat([self.x_labelled[with_y], self.x_unlabelled[without_y]])
-                yield self.transform(x), torch.cat([self.y_labelled[with_y], no_label])
+                yield x if self.transform is None else self.transform(x), torch.cat([self.y_labelled[with_y], no_label])
 
     def _labelled_rows(self, epoch: int) -> Tensor:
         """One permutation after the other, as many as the epoch needs: (len(self) · batch_labelled,)."""
@@ -185,13 +187,14 @@ def distillation(student_logits: Tensor, teacher_logits: Tensor, temperature: fl
     T² keeps the gradient, T (q_T − p_T), of one size for every T: for a large T it is the difference of the centred
     logits over K. The teacher is not learnt. Hinton, Vinyals & Dean 2015, section 2.
     """
-    if temperature <= 0:
+    if not 0 < temperature < torch.inf:
         raise ValueError(f"temperature is {temperature:g}: it must be positive")
-    if student_logits.shape != teacher_logits.shape:
+    if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"the student's logits are {tuple(student_logits.shape)}, the teacher's {tuple(teacher_logits.shape)}: "
             "they must speak of the same examples and classes"
         )
     teacher = (teacher_logits.detach() / temperature).log_softmax(1)
     student = (student_logits / temperature).log_softmax(1)
-    return temperature**2 * (softmax(teacher, 1) * (teacher - student)).sum(1)
+    p = teacher.exp()
+    return temperature**2 * torch.where(p > 0, p * (teacher - student), 0).sum(1)  # 0 log 0 = 0

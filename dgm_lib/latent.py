@@ -15,12 +15,24 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from torch.nn.functional import one_hot, pad
 
-from dgm_lib.checks import at_least_float32, check_images, check_known, check_points, check_possible
-from dgm_lib.distributions import CategoricalPixels, StandardNormal, to_levels
+from dgm_lib.checks import (
+    as_double,
+    at_least_float32,
+    check_images,
+    check_known,
+    check_points,
+    check_possible,
+    check_weight,
+    check_whole,
+    seeded,
+)
+from dgm_lib.distributions import CategoricalPixels, StandardNormal, drawn, log_prob_by_class, posterior_of, to_levels
 from dgm_lib.em import em
+from dgm_lib.gaussians import covariance_of, of_known
+from dgm_lib.neighbours import distances
 
 # ---- probabilistic PCA ---------------------------------------------------------------------------------------------
 
@@ -34,6 +46,7 @@ class PPCA(nn.Module):
 
     def __init__(self, n_latents: int, n_features: int):
         super().__init__()
+        check_whole(0, n_latents=n_latents, n_features=n_features)
         if not 1 <= n_latents < n_features:
             raise ValueError(
                 f"n_latents is {n_latents} for {n_features} features: it must be 1 … {n_features - 1}, because σ² is "
@@ -79,7 +92,7 @@ class PPCA(nn.Module):
         mu = x.sum(0) / n
         variance = torch.where(mask, x - mu, 0).square().sum() / n.sum()
         check_noise(variance, variance, n_latents, x.dtype)
-        u = 2 * torch.rand(model.weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
+        u = 2 * torch.rand(model.weight.shape, generator=seeded(seed), dtype=torch.float64) - 1
         model.set_parameters(u.to(mu) * (1.5 * variance / n_latents).sqrt(), mu, variance / 2)  # u has the variance 1/3
         return model
 
@@ -103,11 +116,11 @@ class PPCA(nn.Module):
 
         Given the known entries only, W keeps their rows.
         """
-        return self._posterior(*only_known(x, known, len(self.mu)))
+        return self._posterior(*only_known(x, known, len(self.mu), self.mu.dtype))
 
     def log_prob(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         """(B, D) -> (B,) nats; the logarithm of a density, so it may be positive. 0 where nothing is known."""
-        x, mask = only_known(x, known, len(self.mu))
+        x, mask = only_known(x, known, len(self.mu), self.mu.dtype)
         return self._log_prob(x, mask, self._posterior(x, mask))
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -121,6 +134,7 @@ class PPCA(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, D): first z, then x."""
+        check_whole(0, n=n)
         return self.likelihood(self.prior.sample(n)).sample()
 
     # -- expectation–maximisation
@@ -128,7 +142,7 @@ class PPCA(nn.Module):
     @torch.no_grad()
     def e_step(self, x: Tensor, known: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """log p(x), (N,); what is known, E[z], (N, M), and the covariance of z, (N, M, M). Bishop 2006, 12.54–55."""
-        x, mask = only_known(x, known, len(self.mu))
+        x, mask = only_known(x, known, len(self.mu), self.mu.dtype)
         q = self._posterior(x, mask)
         return self._log_prob(x, mask, q), (mask, q.mean, q.covariance_matrix)
 
@@ -139,7 +153,7 @@ class PPCA(nn.Module):
         There, all is known, and μ is the mean of the data; with gaps, μ is fitted together with W: z gets a last
         entry 1, whose weight is the change of μ.
         """
-        mask, z, covariance = expected
+        (mask, z, covariance), x = expected, x.to(self.mu.dtype)
         check_enough(x, mask)
         centred = torch.where(mask, x - self.mu, 0)
         z = pad(z, (0, 1), value=1.0)  # (N, M + 1)
@@ -171,7 +185,9 @@ class PPCA(nn.Module):
         """
         z = posterior.mean
         log_likelihood = self.likelihood(z).base_dist.log_prob(x).where(mask, 0).sum(1)
-        return log_likelihood + self.prior.log_prob(z) - posterior.log_prob(z)
+        log_det = posterior.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_peak = -0.5 * z.shape[1] * math.log(2 * math.pi) - log_det  # log p(z|x) where it is highest
+        return log_likelihood + self.prior.distribution().base_dist.log_prob(z).sum(1) - log_peak
 
 
 def gram(weight: Tensor, mask: Tensor) -> Tensor:
@@ -206,7 +222,7 @@ def first_responsibilities(x: Tensor, n_components: int, seed: int) -> Tensor:
     It belongs a little to every other, too, so that no component begins as a spike on a single example.
     """
     x = x - x.mean(0)  # far from the origin, float32 would round the distances away
-    nearest = torch.cdist(x, spread_centres(x, n_components, seed)).argmin(1)
+    nearest = distances(x, spread_centres(x, n_components, seed)).argmin(1)
     return 0.9 * one_hot(nearest, n_components).to(x) + 0.1 / n_components
 
 
@@ -217,10 +233,10 @@ def spread_centres(x: Tensor, n_centres: int, seed: int) -> Tensor:
     """
     if not 1 <= n_centres <= len(x):
         raise ValueError(f"{n_centres} components cannot be told apart by {len(x)} examples: ask for 1 … {len(x)}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     centres = x[torch.randint(len(x), (1,), generator=generator)]
     for _ in range(n_centres - 1):
-        squared_distance = torch.cdist(x, centres).square().amin(1) + torch.finfo(x.dtype).tiny
+        squared_distance = distances(x, centres).square().amin(1) + torch.finfo(x.dtype).tiny
         # what torch.multinomial does, but by `rand`, whose numbers are the same in every version of torch
         exponential = -torch.log1p(-torch.rand(len(x), generator=generator, dtype=torch.float64))
         drawn = (squared_distance.cpu() / exponential).argmax().item()
@@ -264,6 +280,8 @@ class GaussianMixture(nn.Module):
         floor: float = 1e-4,
     ):
         super().__init__()
+        check_whole(1, n_components=n_components, n_features=n_features)
+        check_weight(floor=floor)
         self.form, self.floor = form, floor
         self.logits = nn.Parameter(torch.zeros(n_components))  # log w_k, up to a constant
         self.mu = nn.Parameter(torch.zeros(n_components, n_features))
@@ -281,6 +299,7 @@ class GaussianMixture(nn.Module):
     ) -> GaussianMixture:
         """A mixture that is spread over x, (N, D), ready for EM or for training by gradient."""
         check_points(x, x.shape[-1])
+        x = at_least_float32(x)
         model = cls(n_components, x.shape[1], form=form, floor=floor).to(x)
         model.m_step(x, first_responsibilities(x, n_components, seed))
         return model
@@ -304,8 +323,10 @@ class GaussianMixture(nn.Module):
 
     def scale_tril(self) -> Tensor:
         """L_k with Σ_k = L_k L_kᵀ, lower triangular: (K, D, D). Its diagonal is positive, whatever `factor` is."""
-        diagonal_exp = self.factor.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
-        return self.form(self.factor.tril(-1) + diagonal_exp)
+        return self._scale_tril(self.factor)
+
+    def _scale_tril(self, factor: Tensor) -> Tensor:
+        return self.form(factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).exp().diag_embed())
 
     def covariance(self) -> Tensor:
         """Σ_k: (K, D, D)."""
@@ -321,7 +342,7 @@ class GaussianMixture(nn.Module):
         if known is not None:
             return self._given(x, known)[0]
         check_points(x, self.mu.shape[1])
-        return self.logits.log_softmax(0) + self.components().log_prob(x[:, None])
+        return self.logits.log_softmax(0) + self.components().log_prob(x[:, None].to(self.mu.dtype))
 
     def log_prob(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         """(B, D) -> (B,) nats; the logarithm of a density, so it may be positive."""
@@ -338,21 +359,12 @@ class GaussianMixture(nn.Module):
         return torch.where(known, x, (log_joint.softmax(1)[..., None] * mean).sum(1))
 
     def _given(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """log w_k N(x_known; …), (B, K) nats, and each component's E[x | x_known], (B, K, D). Bishop 2006, 2.81, 2.98.
-
-        In the row and the column of an unknown entry, Σ_k becomes I: the known entries keep their density, and the
-        others stand apart. It takes B K D² numbers, or K D² if all examples have the same gaps.
-        """
-        x, mask = only_known(x, known, self.mu.shape[1])
-        mask = torch.atleast_2d(mask)[:, None]  # (B, 1, D), or (1, 1, D) for all
-        covariance = self.covariance()
-        apart = torch.where(mask[..., None] & mask[..., None, :], covariance, torch.eye(x.shape[1]).to(covariance))
-        factor = torch.linalg.cholesky(apart)
-        centred = torch.where(mask, x[:, None] - self.mu, 0)  # (B, K, D)
-        solved = torch.einsum("bki,bkij->bkj", centred, torch.cholesky_inverse(factor))  # Σ⁻¹(x − μ), 0 where unknown
-        squared, log_det = (centred * solved).sum(-1), 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_prob = -0.5 * (squared + log_det + mask.to(x).sum(-1) * math.log(2 * math.pi))
-        return self.logits.log_softmax(0) + log_prob, self.mu + torch.einsum("bki,kij->bkj", solved, covariance)
+        """log w_k N(x_known; …), (B, K) nats, and each component's E[x | x_known], (B, K, D)."""
+        x, mask = only_known(x, known, self.mu.shape[1], self.mu.dtype)
+        scale_tril = self._scale_tril(as_double(self.factor))  # Σ_k may be nearly singular: see `of_known`
+        each = [of_known(x, torch.atleast_2d(mask), mu, tril @ tril.mT) for mu, tril in zip(self.mu, scale_tril)]
+        log_prob, mean = (torch.stack(values, 1) for values in zip(*each, strict=True))
+        return self.logits.log_softmax(0) + log_prob, mean
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return -self.log_prob(x).mean()
@@ -360,7 +372,7 @@ class GaussianMixture(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, D): first the component, then the point."""
-        z = Categorical(logits=self.logits).sample((n,))
+        z = drawn(self.logits, n)
         eps = torch.randn(n, self.mu.shape[1], 1, dtype=self.mu.dtype, device=self.mu.device)
         return self.mu[z] + (self.scale_tril()[z] @ eps).squeeze(-1)
 
@@ -373,10 +385,11 @@ class GaussianMixture(nn.Module):
     @torch.no_grad()
     def m_step(self, x: Tensor, r: Tensor) -> None:
         """Share, mean and covariance of each component, where an example counts r_nk times. Bishop 2006, 9.24–26."""
+        x = x.to(self.mu.dtype)
         r = r + torch.finfo(r.dtype).eps  # a component that nobody wants starts anew, as wide as the data
         n = r.sum(0)  # (K,)
         mu = r.mT @ x / n[:, None]  # (K, D)
-        covariance = torch.stack([torch.cov(x.mT, correction=0, aweights=r_k).view(2 * x.shape[1:]) for r_k in r.mT])
+        covariance = torch.stack([covariance_of(x, r_k) for r_k in r.mT])
         variance = x.var(0, correction=0).mean().item() or 1.0  # 1: data that are all alike have no unit
         self.set_parameters(n / n.sum(), mu, raise_eigenvalues(self.form(covariance), self.floor * variance))
 
@@ -400,13 +413,16 @@ def raise_eigenvalues(covariance: Tensor, floor: float) -> Tensor:
     return (directions * eigenvalues.clamp(min=floor).unsqueeze(-2)) @ directions.mT
 
 
-def only_known(x: Tensor, known: Tensor | None, n_features: int) -> tuple[Tensor, Tensor]:
+def only_known(
+    x: Tensor, known: Tensor | None, n_features: int, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """x with zeros where it is not known, (B, D), and the mask: (B, D), or (D,) if it is the same for all examples."""
     if known is None:
         known = torch.ones(n_features, dtype=torch.bool, device=x.device)
     else:
         x = torch.where(check_known(known, x), x, 0)
     check_points(x, n_features)
+    x = x if dtype is None else x.to(dtype)
     return x, known.expand(n_features) if known.dim() < 2 else known.expand_as(x)
 
 
@@ -422,6 +438,8 @@ class CategoricalMixture(nn.Module):
 
     def __init__(self, n_components: int, shape: Sequence[int], levels: int, *, alpha: float = 0.5):
         super().__init__()
+        check_whole(1, n_components=n_components, levels=levels)
+        check_weight(alpha=alpha)
         self.alpha = alpha
         self.logits = nn.Parameter(torch.zeros(n_components))  # log w_k, up to a constant
         self.pixel_logits = nn.Parameter(torch.zeros(n_components, *shape, levels))  # log p_ki, likewise
@@ -456,8 +474,7 @@ class CategoricalMixture(nn.Module):
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log w_k + Σ_i log p_ki(x_i): (B, C, H, W) -> (B, K) nats."""
-        check_images(x, self.pixel_logits.shape[1:-1])
-        return self.logits.log_softmax(0) + CategoricalPixels(self.pixel_logits).log_prob(x[:, None]).flatten(2).sum(2)
+        return self.logits.log_softmax(0) + log_prob_by_class(x, self.pixel_logits)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B,) nats."""
@@ -465,9 +482,7 @@ class CategoricalMixture(nn.Module):
 
     def posterior(self, x: Tensor) -> Tensor:
         """The responsibilities p(z=k|x): (B, K). Raises ValueError for an image that no component can make."""
-        log_joint = self.log_joint(x)
-        check_possible(log_joint.logsumexp(1))
-        return log_joint.softmax(1)
+        return posterior_of(self.log_joint(x))
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return -self.log_prob(x).mean()
@@ -475,8 +490,7 @@ class CategoricalMixture(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, C, H, W): first the component, then every pixel."""
-        z = Categorical(logits=self.logits).sample((n,))
-        return CategoricalPixels(self.pixel_logits[z]).sample()
+        return CategoricalPixels(self.pixel_logits[drawn(self.logits, n)]).sample()
 
     @torch.no_grad()
     def e_step(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,56 +3,114 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgm_lib.checks import check_known
+from dgm_lib.checks import (
+    as_double,
+    as_labels,
+    as_rows,
+    as_tensor,
+    at_least_float32,
+    check_known,
+    check_scores,
+    check_whole,
+    class_counts,
+    named,
+    not_finite,
+    seeded,
+)
+from dgm_lib.neighbours import nearest
 
-ROUNDING = 1e-3  # nats by which float32 may put a bound above the likelihood that it equals
-PAIRS = 2**24  # distances that nearest_distance holds at a time: 64 MB
+ROUNDING = 1e-3  # nats by which float32 may put a bound above the likelihood that it equals,
+DIGITS = 1e-6  # and the share of the likelihood itself: some ten roundings
+DRAWN = 2**22  # numbers that bootstrap_interval holds at a time: 32 MB
+
+Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def per_example(function: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """`function(x)`, one number an example, over all batches: (N,) on the CPU."""
-    with torch.no_grad():
-        return torch.cat([function(x).cpu() for x, _ in batches])
+@torch.no_grad()
+def per_example(function: Callable[[Tensor], Tensor], batches: Batches) -> Tensor:
+    """`function(x)`, one number an example, over all batches: (N,) on the CPU.
+
+    Raises ValueError where there is no example, and where the function gives more numbers than one, or fewer.
+    """
+    return _together([_one_each(function(x), x).cpu() for x, _ in _pairs(batches)])
 
 
-def nats(log_prob: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def _pairs(batches: Batches) -> Iterator[tuple[Tensor, Any]]:
+    """(x, y) of each batch. Raises ValueError for batches that are no such pairs."""
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+            raise ValueError(f"a batch is a {type(batch).__name__}: give pairs of tensors (x, y), as Split.batches")
+        yield tuple(batch)
+
+
+def _together(parts: list[Tensor]) -> Tensor:
+    """What was found of all batches, one after the other. Raises ValueError where that is nothing."""
+    if not sum(map(len, parts)):
+        raise ValueError("there is no example in the batches: give some, and an iterator once only")
+    return torch.cat(parts)
+
+
+def _one_each(values: Any, x: Tensor) -> Tensor:
+    """What a function says of examples x (n, …), (n,) or (n, 1), as (n,). Raises ValueError for anything else."""
+    values = as_tensor(values, "what is measured of x")
+    if values.shape not in ((len(x),), (len(x), 1)):
+        raise ValueError(
+            f"what is measured of {len(x)} examples has the shape {tuple(values.shape)}: it must be one number an "
+            f"example, ({len(x)},); sum over its pixels, .flatten(1).sum(1), and not over the examples"
+        )
+    return values.flatten()
+
+
+def nats(log_prob: Callable[[Tensor], Tensor], batches: Batches) -> tuple[float, float]:
     """Mean of −log p(x) in nats per example, and the standard error of that mean (nan for one example).
 
     log_prob: (B, …) -> (B,), an exact log-likelihood or a lower bound of it; then the figure is an upper bound.
     """
-    values = -per_example(log_prob, batches).double()
+    return _mean_and_error(-as_double(per_example(log_prob, batches)))
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean of (N,) numbers and its standard error."""
     deviation = values.std().item() if len(values) > 1 else math.nan  # one example says nothing of it
     return values.mean().item(), deviation / math.sqrt(len(values))
 
 
-def bits_per_dim(log_prob: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+def bits_per_dim(log_prob: Callable[[Tensor], Tensor], batches: Batches) -> float:
     """Mean of −log₂ p(x) per dimension: nats / (D ln 2)."""
-    values = per_example(lambda x: log_prob(x) / x[0].numel(), batches).double()
+    values = per_example(lambda x: as_double(_one_each(log_prob(x), x)) / math.prod(x.shape[1:]), batches)
     return -values.mean().item() / math.log(2)
 
 
-def accuracy(classify: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+def accuracy(classify: Callable[[Tensor], Tensor], batches: Batches) -> float:
     """Share of examples whose largest score belongs to their label; classify: (B, …) -> (B, K) scores."""
     return hits(classify, batches).mean().item()
 
 
-def hits(classify: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+@torch.no_grad()
+def hits(classify: Callable[[Tensor], Tensor], batches: Batches) -> Tensor:
     """(N,) 1.0 where the largest score belongs to the label, 0.0 elsewhere: for `bootstrap_interval`."""
-    with torch.no_grad():
-        return torch.cat([(classify(x).argmax(1) == y).float().cpu() for x, y in batches])
+    return _together([(named(scores) == y).float().cpu() for scores, y in _scored(classify, batches)])
 
 
-def logits_of(classify: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def logits_of(classify: Callable[[Tensor], Tensor], batches: Batches) -> tuple[Tensor, Tensor]:
     """The logits (N, K) and the labels (N,) of all batches, on the CPU, without a graph: what `calibration` takes."""
-    with torch.no_grad():
-        pairs = [(classify(x).cpu(), y.cpu()) for x, y in batches]
-    logits, y = zip(*pairs, strict=True)
-    return torch.cat(logits), torch.cat(y)
+    found = [(scores.cpu(), y.cpu()) for scores, y in _scored(classify, batches)]
+    return _together([scores for scores, _ in found]), _together([y for _, y in found])
+
+
+def _scored(classify: Callable[[Tensor], Tensor], batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scores (B, K) and labels (B,) of each batch. Raises ValueError for scores and labels that are none."""
+    for x, y in _pairs(batches):
+        scores = as_tensor(classify(x), "what the classifier says")
+        check_scores(scores, len(x))
+        yield scores, as_labels(y, len(x), scores.shape[1]).to(scores.device)
 
 
 def balanced_accuracy(predicted: Tensor, y: Tensor, n_classes: int) -> float:
@@ -60,20 +118,24 @@ def balanced_accuracy(predicted: Tensor, y: Tensor, n_classes: int) -> float:
 
     A rare class counts as much as a frequent one. Raises ValueError for a class without an example.
     """
-    shares = class_shares(y, n_classes)
+    predicted, y = as_tensor(predicted, "predicted"), as_tensor(y, "y")
     if predicted.shape != y.shape:
         raise ValueError(f"{tuple(predicted.shape)} labels are predicted for {tuple(y.shape)}: they must be as many")
-    empty = (shares == 0).nonzero()
-    if len(empty):
-        raise ValueError(f"class {int(empty[0])} has no example, so no share of it is right: leave it out of n_classes")
-    right = torch.bincount(y, (predicted == y).double(), minlength=n_classes) / len(y)
-    return (right / shares).mean().item()
+    counts, y = class_counts(y, n_classes), y.long()
+    return (y[predicted.to(y.device) == y].bincount(minlength=n_classes).cpu() / counts.cpu()).mean().item()
 
 
 def bootstrap_interval(values: Tensor, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """An interval for the mean of `values` (N,): quantiles of the means of resampled data. Efron 1979."""
-    rows = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(seed))
-    means = values.cpu().double()[rows].mean(1)
+    check_whole(1, draws=draws)
+    values = as_tensor(values, "values")
+    if values.dim() != 1 or not len(values) or not values.isfinite().all():
+        raise ValueError(f"values have the shape {tuple(values.shape)}: they must be (N,), N ≥ 1 finite numbers")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level:g}: it must lie between 0 and 1, such as 0.95")
+    values, generator, n = values.detach().cpu().double(), seeded(seed), len(values)
+    parts = torch.arange(draws).split(max(1, DRAWN // n))
+    means = torch.cat([values[torch.randint(n, (len(part), n), generator=generator)].mean(1) for part in parts])
     tail = (1 - level) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
     return low, high
@@ -82,8 +144,9 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, draws: int = 2000
 # ---- bounds of a likelihood ----------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def elbo_gap(
-    log_prob: Callable[[Tensor], Tensor], elbo: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+    log_prob: Callable[[Tensor], Tensor], elbo: Callable[[Tensor], Tensor], batches: Batches
 ) -> tuple[float, float]:
     """Mean of log p(x) − ELBO(x) in nats per example, and the standard error of that mean.
 
@@ -91,8 +154,13 @@ def elbo_gap(
     log_prob, elbo: (B, …) -> (B,); the ELBO may be an estimate, or any other lower bound.
     Raises ValueError if it lies above log p by more than five standard errors: it is then no bound of it.
     """
-    gap, error = nats(lambda x: elbo(x) - log_prob(x), batches)
-    if gap < -(5 * error + ROUNDING):
+    both = lambda x: torch.stack([_one_each(elbo(x), x), _one_each(log_prob(x), x)], 1)  # noqa: E731
+    bound, exact = as_double(_together([both(x).cpu() for x, _ in _pairs(batches)])).unbind(1)
+    gap, error = _mean_and_error(exact - bound)
+    rounding = ROUNDING + DIGITS * exact.abs().mean().item()
+    if math.isnan(gap):
+        raise ValueError("log p or the ELBO of an example is NaN, or both are infinite: there is no gap between them")
+    if gap < -((0 if math.isnan(error) else 5 * error) + rounding):
         raise ValueError(
             f"the ELBO lies {-gap:.4g} nats above log p, standard error {error:.2g}: it is no bound of it; "
             "are both of the same model, of the same x, and in nats?"
@@ -100,16 +168,15 @@ def elbo_gap(
     return gap, error
 
 
-def rate_distortion(
-    elbo_terms: Callable[[Tensor], tuple[Tensor, Tensor]], batches: Iterable[tuple[Tensor, Tensor]]
-) -> tuple[float, float]:
+@torch.no_grad()
+def rate_distortion(elbo_terms: Callable[[Tensor], tuple[Tensor, Tensor]], batches: Batches) -> tuple[float, float]:
     """Rate KL(q(z|x) ‖ p(z)) and distortion −E_q log p(x|z), the means in nats per example; their sum is −ELBO.
 
     elbo_terms: (B, …) -> E_q log p(x|z) and the KL, (B,) each. For x of entropy H, H − distortion ≤ I(x; z) ≤ rate.
     Alemi et al. 2018, section 2.
     """
-    terms = per_example(lambda x: torch.stack(elbo_terms(x), 1), batches).double()  # (N, 2)
-    reconstruction, kl = terms.mean(0).tolist()
+    terms = [torch.stack([_one_each(term, x).cpu() for term in elbo_terms(x)], 1) for x, _ in _pairs(batches)]  # (B, 2)
+    reconstruction, kl = _together(terms).double().mean(0).tolist()
     return kl, -reconstruction
 
 
@@ -123,12 +190,11 @@ def masked_error(x: Tensor, filled: Tensor, known: Tensor) -> Tensor:
     """
     if filled.shape != x.shape:
         raise ValueError(f"filled has the shape {tuple(filled.shape)} and x {tuple(x.shape)}: they must agree")
-    check_known(known, x)
-    missing = ~known.expand_as(x).flatten(1)
+    missing = ~check_known(known, x).reshape(len(x), math.prod(x.shape[1:]))
     complete = (~missing.any(1)).nonzero()
     if len(complete):
         raise ValueError(f"nothing is missing in example {int(complete[0])}: leave it out")
-    squared = (filled - x).flatten(1).square()
+    squared = (at_least_float32(filled) - at_least_float32(x)).view_as(missing).square()  # bytes would wrap around
     return torch.where(missing, squared, 0).sum(1) / missing.sum(1)
 
 
@@ -141,10 +207,8 @@ def auroc(inliers: Tensor, outliers: Tensor) -> float:
     The probability that an outlier scores above an inlier, a tie counting half: exact, by ranks. Mann & Whitney 1947.
     Raises ValueError for a score that is NaN.
     """
-    _check_scores("inliers", inliers)
-    _check_scores("outliers", outliers)
-    ranked, scores = inliers.cpu().double().sort().values, outliers.cpu().double()
-    below, not_above = (torch.searchsorted(ranked, scores, right=right).sum().item() for right in (False, True))
+    inliers, outliers = _ranked("inliers", inliers), _ranked("outliers", outliers)
+    below, not_above = (torch.searchsorted(inliers, outliers, right=right).sum().item() for right in (False, True))
     return (below + not_above) / (2 * len(inliers) * len(outliers))
 
 
@@ -153,30 +217,36 @@ def fpr_at(inliers: Tensor, outliers: Tensor, tpr: float = 0.95) -> float:
 
     The score is higher for the unusual, as in `auroc`. FPR95 of Liang, Li & Srikant 2018, whose positives are inliers.
     """
-    _check_scores("inliers", inliers)
-    _check_scores("outliers", outliers)
+    inliers, outliers = _ranked("inliers", inliers), _ranked("outliers", outliers)
     if not 0 < tpr <= 1:
         raise ValueError(f"tpr is {tpr:g}: it must be above 0 and at most 1")
     n_passed = max(1, math.ceil(tpr * len(inliers) - 1e-9))  # 1e-9: 0.95 · 100 is not exactly 95
-    threshold = inliers.double().sort().values[n_passed - 1]
-    return (outliers.double() <= threshold.to(outliers.device)).double().mean().item()
+    return (outliers <= inliers[n_passed - 1]).double().mean().item()
 
 
-def _check_scores(name: str, scores: Tensor) -> None:
+def _ranked(name: str, scores: Tensor) -> Tensor:
+    """The scores (N,), ascending, in float64 on the CPU."""
+    scores = as_tensor(scores, f"the scores of {name}")
     if scores.dim() != 1 or not len(scores):
         raise ValueError(f"the scores of {name} have the shape {tuple(scores.shape)}: they must be (N,), at least one")
     if scores.isnan().any():
         raise ValueError(f"{int(scores.isnan().sum())} of {len(scores)} scores of {name} are NaN, which have no rank")
+    return scores.detach().cpu().double().sort().values
 
 
 def nearest_distance(train: Tensor, x: Tensor, k: int = 1) -> Tensor:
     """Euclidean distance of each row of x to its k-th nearest of train, (N, …), (M, …) -> (M,): a score of novelty."""
-    train, x = train.flatten(1), x.flatten(1)
+    train, x = as_rows(train, "train"), as_rows(x, "x")
     if train.shape[1] != x.shape[1]:
         raise ValueError(f"train has {train.shape[1]} numbers a row and x has {x.shape[1]}: they must be as many")
+    check_whole(0, k=k)
     if not 1 <= k <= len(train):
         raise ValueError(f"k is {k}: it must be from 1 to the {len(train)} rows of train")
-    return torch.cat([_distances(train, rows, k) for rows in x.split(max(1, PAIRS // len(train)))])
+    for name, rows in (("train", train), ("x", x)):
+        if where := not_finite(rows):
+            raise ValueError(f"{name}{where}: nothing lies at a distance from it")
+    dtype = torch.promote_types(train.dtype, x.dtype)
+    return nearest(x.to(dtype), train.to(dtype), k)[0][:, -1]
 
 
 def class_distances(train: Tensor, y: Tensor, x: Tensor, n_classes: int) -> Tensor:
@@ -184,16 +254,9 @@ def class_distances(train: Tensor, y: Tensor, x: Tensor, n_classes: int) -> Tens
 
     The class of the least is what 1-NN says. Cover & Hart 1967. Raises ValueError for a class without an example.
     """
-    empty = (class_shares(y, n_classes) == 0).nonzero()
-    if len(empty):
-        raise ValueError(f"class {int(empty[0])} has no example, so none is the nearest: leave it out of n_classes")
+    train, y = as_tensor(train, "train"), as_labels(y, len(train), n_classes)
+    class_counts(y, n_classes)
     return torch.stack([nearest_distance(train[y == c], x) for c in range(n_classes)], 1)
-
-
-def _distances(train: Tensor, rows: Tensor, k: int) -> Tensor:
-    """nearest_distance of some rows. cdist is fast and rounds to about a thousandth: it names the neighbour only."""
-    neighbour = torch.cdist(rows, train).topk(k, largest=False).indices[:, -1]
-    return (rows - train[neighbour]).square().sum(1).sqrt()
 
 
 # ---- samples -------------------------------------------------------------------------------------------------------
@@ -206,11 +269,12 @@ def class_entropy(y: Tensor, n_classes: int) -> float:
 
 def class_shares(y: Tensor, n_classes: int) -> Tensor:
     """The share of each class among labels (N,): (K,) float64, of sum 1."""
-    if y.dim() != 1 or not len(y):
-        raise ValueError(f"labels have the shape {tuple(y.shape)}: they must be (N,), at least one")
+    y = as_tensor(y, "y")
+    if y.dim() != 1 or not len(y) or y.is_floating_point():
+        raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}: they must be whole numbers (N,), N ≥ 1")
     if y.min() < 0 or y.max() >= n_classes:
         raise ValueError(f"labels go from {y.min()} to {y.max()}: they must lie in 0 … {n_classes - 1}")
-    return torch.bincount(y, minlength=n_classes).double() / len(y)
+    return as_double(torch.bincount(y.long(), minlength=n_classes)) / len(y)
 
 
 # ---- densities in the plane ----------------------------------------------------------------------------------------
@@ -240,8 +304,8 @@ def _log_sum(values: Tensor, cell: float) -> Tensor:
 def _on_grid(log_f: LogDensity, points: Tensor) -> Tensor:
     """log f at the points, without a graph: (n,) float64 on the CPU. Raises ValueError where it has no integral."""
     with torch.no_grad():
-        values = log_f(points)
-    if values.shape != points.shape[:1]:
+        values = as_tensor(log_f(points), "log f")
+    if values.shape != points.shape[:1] or not len(points):
         raise ValueError(f"log f of {len(points)} points has the shape {tuple(values.shape)}: it must be one a point")
     if values.isnan().any() or values.max().isinf():
         raise ValueError("log f is NaN or +∞ somewhere on the grid, or −∞ everywhere: it has no integral there")

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from dgm_lib.checks import as_rows, as_tensor, at_least_float32, check_whole, not_finite, seeded
 from dgm_lib.distributions import StandardNormal
+from dgm_lib.neighbours import blocks, distances, neighbour_shares
 
-PAIRS = 2**22  # pairs of examples that are compared at a time: 32 MB
+NUMBERS = 2**22  # of the differences of latents that are held at a time: 32 MB
 
 
 # ---- how much of x -------------------------------------------------------------------------------------------------
@@ -58,18 +60,18 @@ def split_rate(
     one when it comes near log N.
     """
     means, log_vars = _gaussians(mu, log_var)
-    if samples < 1:
-        raise ValueError(f"samples is {samples}: it must be at least 1")
-    log_prior = log_prior or StandardNormal(mu.shape[1]).to(mu).log_prob
-    generator = torch.Generator().manual_seed(seed)
+    check_whole(1, samples=samples)
+    generator = seeded(seed)
+    like = at_least_float32(as_tensor(mu, "mu"))
+    log_prior = log_prior or StandardNormal(means.shape[1]).to(like).log_prob
     parts = torch.zeros(2, len(means), dtype=means.dtype)
     for _ in range(samples):
         eps = torch.randn(means.shape, generator=generator, dtype=means.dtype)
-        z = means + (log_vars / 2).exp() * eps
+        noise = (log_vars / 2).exp() * eps
         log_conditional = -0.5 * (eps.square() + log_vars + math.log(2 * math.pi)).sum(1)  # log q(z|x)
-        log_marginal = log_aggregate(z, means, log_vars)  # log q(z)
+        log_marginal = _log_aggregate(means, noise, means, log_vars)  # log q(z), z = means + noise
         with torch.no_grad():
-            prior = log_prior(z.to(mu)).cpu().double()  # log p(z)
+            prior = log_prior((means + noise).to(like)).cpu().double()  # log p(z)
         parts += torch.stack([log_conditional - log_marginal, log_marginal - prior]) / samples
     return RateParts(*parts)
 
@@ -80,14 +82,19 @@ def log_aggregate(z: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     z = _rows("z", z)
     if z.shape[1] != mu.shape[1]:
         raise ValueError(f"z has {z.shape[1]} latents and mu has {mu.shape[1]}: they must be as many")
-    precision = (-log_var).exp()
-    constant = (mu.square() * precision + log_var + math.log(2 * math.pi)).sum(1)  # (N,)
+    return _log_aggregate(z, torch.zeros_like(z), mu, log_var)
 
-    def log_q(rows: Tensor) -> Tensor:
-        square = rows.square() @ precision.T - 2 * rows @ (mu * precision).T  # (z − μ)²/σ², less what is in `constant`
-        return (-0.5 * (square + constant)).logsumexp(1) - math.log(len(mu))
 
-    return torch.cat([log_q(rows) for rows in z.split(max(1, PAIRS // len(mu)))])
+def _log_aggregate(centre: Tensor, noise: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """log q(centre + noise). Their sum would round a far smaller noise away: it is added to differences only."""
+    narrowness, constant = (-log_var / 2).exp(), (log_var + math.log(2 * math.pi)).sum(1)
+
+    def log_q(rows: Tensor, noise: Tensor) -> Tensor:
+        units = (rows[:, None] - mu + noise[:, None]) * narrowness  # (m, N, D), (z − μ)/σ
+        return (-0.5 * (units.square().sum(2) + constant)).logsumexp(1) - math.log(len(mu))
+
+    part = max(1, NUMBERS // mu.numel())
+    return torch.cat([log_q(*rows) for rows in zip(centre.split(part), noise.split(part))])
 
 
 # ---- which factors -------------------------------------------------------------------------------------------------
@@ -105,13 +112,14 @@ def factor_information(
     Raises ValueError for a factor that is constant, and for so few examples that C is above half of H(v).
     """
     z = _rows("z", z)
+    check_whole(0, bins=bins, shuffles=shuffles)
     if bins < 2 or shuffles < 1:
         raise ValueError(f"bins is {bins} and shuffles {shuffles}: they must be at least 2 and 1")
     codes = torch.stack([_equal_bins(latent, bins) for latent in z.T.contiguous()], 1)
     shares = {}
     for name, values in factors.items():
         v = _factor_codes(name, values, len(z), bins)
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         shuffled = [v[torch.randperm(len(v), generator=generator)] for _ in range(shuffles)]
         chance = torch.stack([_information(codes, w) for w in shuffled]).mean(0)
         entropy = torch.special.entr(v.bincount().double() / len(v)).sum()
@@ -132,6 +140,7 @@ def mutual_information_gap(
     (I(z_1; v) − I(z_2; v)) / H(v), where z_1 and z_2 tell most of factor v. Chen et al. 2018, eq. 6; adjusted for
     chance and estimated as in `factor_information`. It is 0, too, for a factor that no latent holds.
     """
+    z = as_tensor(z, "z")
     if z.dim() == 2 and z.shape[1] < 2:
         raise ValueError(f"z has {z.shape[1]} latent: a gap between the best two needs at least 2")
     if not factors:
@@ -144,13 +153,13 @@ def mutual_information_gap(
 
 def _equal_bins(values: Tensor, bins: int) -> Tensor:
     """(N,) numbers -> (N,) bins of as many examples each, as far as equal numbers in one bin allow; by middle ranks."""
-    ranked = values.sort().values
+    values, ranked = values.contiguous(), values.sort().values
     twice_rank = sum(torch.searchsorted(ranked, values, right=right) for right in (False, True))
     return twice_rank * bins // (2 * len(values))
 
 
 def _factor_codes(name: str, values: Tensor, n: int, bins: int) -> Tensor:
-    values = values.detach().cpu()
+    values = as_tensor(values, f"factor {name!r}").detach().cpu()
     if values.shape != (n,) or values.isnan().any():
         raise ValueError(f"factor {name!r} has the shape {tuple(values.shape)}: it must be {n} numbers without NaN")
     distinct, codes = values.unique(return_inverse=True)
@@ -180,10 +189,10 @@ def probe_r2(
     It minimises the mean of (t − w·z − b)² plus ridge · ‖w‖², each z_d in units of its standard deviation in training.
     (N, D), (N,), (M, D), (M,). Hoerl & Kennard 1970, in closed form.
     """
-    z, x = _probe_inputs(z_train, targets_train, z_test, targets_test, ridge)
-    t, t_test = targets_train.detach().cpu().double(), targets_test.detach().cpu().double()
+    z, t, x, t_test = _probe_inputs(z_train, targets_train, z_test, targets_test, ridge)
+    t, t_test = t.double(), t_test.double()
     total = (t_test - t_test.mean()).square().sum()
-    if total == 0:
+    if (t_test == t_test[0]).all():
         raise ValueError(f"every test target is {t_test[0].item():g}: R² compares with their variance, which is 0")
     eye = torch.eye(z.shape[1], dtype=z.dtype)
     w = torch.linalg.solve(z.T @ z / len(z) + ridge * eye, z.T @ (t - t.mean()) / len(z))
@@ -197,12 +206,12 @@ def probe_accuracy(z_train: Tensor, y_train: Tensor, z_test: Tensor, y_test: Ten
     (N, D), (N,), (M, D), (M,). A label that is not in y_train is never met. With few labels, choose `ridge` on
     validation data. Raises RuntimeError if the minimum is not reached.
     """
-    z, x = _probe_inputs(z_train, y_train, z_test, y_test, ridge)
-    classes, y = y_train.cpu().unique(return_inverse=True)
+    z, y_train, x, y_test = _probe_inputs(z_train, y_train, z_test, y_test, ridge)
+    classes, y = y_train.unique(return_inverse=True)
     if y_train.is_floating_point() or len(classes) < 2:
         raise ValueError(f"y_train holds {len(classes)} classes of type {y_train.dtype}: give integers of at least 2")
     weight, bias = _logistic_regression(z, y, len(classes), ridge)
-    return (classes[(x @ weight + bias).argmax(1)] == y_test.cpu()).double().mean().item()
+    return (classes[(x @ weight + bias).argmax(1)] == y_test).double().mean().item()
 
 
 def _logistic_regression(z: Tensor, y: Tensor, n_classes: int, ridge: float) -> tuple[Tensor, Tensor]:
@@ -228,7 +237,8 @@ def _logistic_regression(z: Tensor, y: Tensor, n_classes: int, ridge: float) -> 
 
 
 def _probe_inputs(z_train: Tensor, t_train: Tensor, z_test: Tensor, t_test: Tensor, ridge: float) -> list[Tensor]:
-    """Both z, (N, D) and (M, D), in units of the standard deviation in training, from the mean there."""
+    """z, (N, D) and (M, D), in units of the standard deviation in training, from the mean there; and targets."""
+    t_train, t_test = (as_tensor(t, "what is to be told").detach().cpu() for t in (t_train, t_test))
     z, x = _rows("z_train", z_train), _rows("z_test", z_test)
     if z.shape[1] != x.shape[1]:
         raise ValueError(f"z_train has {z.shape[1]} latents and z_test has {x.shape[1]}: they must be as many")
@@ -241,8 +251,8 @@ def _probe_inputs(z_train: Tensor, t_train: Tensor, z_test: Tensor, t_test: Tens
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}: it must be above 0, or the weights may have no minimum")
     mean, deviation = z.mean(0), z.std(0, correction=0)
-    deviation[deviation == 0] = 1  # a constant latent has no unit
-    return [(rows - mean) / deviation for rows in (z, x)]
+    deviation[(z == z[0]).all(0)] = 1  # a constant latent has no unit
+    return [(z - mean) / deviation, t_train, (x - mean) / deviation, t_test]
 
 
 # ---- which neighbourhoods ------------------------------------------------------------------------------------------
@@ -253,31 +263,29 @@ def trustworthiness(x: Tensor, z: Tensor, k: int = 10) -> float:
 
     T = 1 − 2 / (N k (2N − 3k − 1)) Σ_i Σ_j (r(i, j) − k), where j runs over the k nearest of i in z that are not so in
     x, and j is the r-th nearest of i in x. Venna & Kaski 2001. x: (N, …), z: (N, D). Swapped, it asks for
-    neighbours in x that z has torn apart: their continuity. Equal distances share the lowest rank.
+    neighbours in x that z has torn apart: their continuity. Equal distances share the lowest rank in x, and in z the
+    places among the k that are left.
     """
-    n, z = len(x), _rows("z", z)
-    x = _rows("x", x.flatten(1))
+    x, z = _rows("x", as_rows(x, "x")), _rows("z", z)
+    n = len(x)
     if len(z) != n:
         raise ValueError(f"x has {n} rows and z has {len(z)}: they must be the same examples")
+    check_whole(0, k=k)
     if not 1 <= k < n / 2:
         raise ValueError(f"k is {k}: it must be at least 1 and below half of the {n} examples")
-    rows = torch.arange(n).split(max(1, PAIRS // n))
-    excess = sum((_ranks_in_x(x, z, i, k) - k).clamp(min=0).sum().item() for i in rows)
+    excess = 0.0
+    for i in blocks(torch.arange(n), x):
+        share, far = neighbour_shares(_from_others(z, i), k), _from_others(x, i)
+        rank = 1 + torch.searchsorted(far.sort(1).values, far)  # of each example in x, as seen from those in i
+        excess += (share * (rank - k).clamp(min=0)).sum().item()
     return 1 - 2 * excess / (n * k * (2 * n - 3 * k - 1))
 
 
-def _ranks_in_x(x: Tensor, z: Tensor, i: Tensor, k: int) -> Tensor:
-    """(len(i), k): as the how-manieth nearest of x_i, in x, comes each of the k nearest in z."""
-    near = _distances(z, i).topk(k, largest=False).indices
-    distances = _distances(x, i)
-    return torch.stack([1 + (distances < distances.gather(1, j[:, None])).sum(1) for j in near.T], 1)
-
-
-def _distances(points: Tensor, i: Tensor) -> Tensor:
-    """(len(i), N), nobody near to itself."""
-    distances = torch.cdist(points[i], points)
-    distances[torch.arange(len(i)), i] = torch.inf
-    return distances
+def _from_others(points: Tensor, i: Tensor) -> Tensor:
+    """Distances (len(i), N), nobody near to itself."""
+    far = distances(points[i], points)
+    far[torch.arange(len(i)), i] = torch.inf
+    return far
 
 
 # ---- what is let in ------------------------------------------------------------------------------------------------
@@ -285,16 +293,16 @@ def _distances(points: Tensor, i: Tensor) -> Tensor:
 
 def _rows(name: str, values: Tensor) -> Tensor:
     """(N, D) in float64 on the CPU. Raises ValueError for another shape and for what is not finite."""
+    values = as_tensor(values, name)
     if values.dim() != 2 or not values.numel():
         raise ValueError(f"{name} has the shape {tuple(values.shape)}: it must be (N, D), at least one row")
-    strange = (~values.isfinite()).nonzero()
-    if len(strange):
-        row, column = strange[0].tolist()
-        raise ValueError(f"{name}[{row}, {column}] is {values[row, column].item()}: every number must be finite")
+    if where := not_finite(values):
+        raise ValueError(f"{name}{where}: every number must be finite")
     return values.detach().cpu().double()
 
 
 def _gaussians(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
+    mu, log_var = as_tensor(mu, "mu"), as_tensor(log_var, "log_var")
     if mu.shape != log_var.shape:
         raise ValueError(f"mu has the shape {tuple(mu.shape)} and log_var {tuple(log_var.shape)}: they must agree")
     return _rows("mu", mu), _rows("log_var", log_var)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dgm_lib.checks import check_labels
+from dgm_lib.checks import as_labels, as_tensor, check_scores, check_whole, named, seeded
 
 Classify = Callable[[Tensor], Tensor]
 
@@ -35,15 +35,17 @@ def pgd(
     check_attack(x, radius, steps, box)
     low, high = (x - radius).clamp(min=box[0]), (x + radius).clamp(max=box[1])
     size = 2.5 * radius / steps if step_size is None else step_size
-    u = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    if not 0 <= size < torch.inf:
+        raise ValueError(f"step_size is {size:g}: it must be at least 0, in the unit of a pixel")
+    u = torch.rand(x.shape, generator=seeded(seed)).to(x)
     best, greatest = x.detach().clone(), margin(classify(x), y).detach()
     worse = low + u * (high - low)
     for step in range(steps + 1):
         values, gradient = margin_and_gradient(classify, worse, y)
         greater = values > greatest
-        best[greater], greatest = worse[greater], torch.maximum(values, greatest)
+        best[greater], greatest = worse[greater], torch.where(greater, values, greatest)  # NaN is no margin
         if step < steps:
-            worse = torch.clamp(worse + size * gradient.sign(), low, high)
+            worse = torch.clamp(worse + size * gradient.sign().nan_to_num(), low, high)
     return best
 
 
@@ -52,7 +54,8 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
     Carlini & Wagner 2017, f₆.
     """
-    check_labels(y, len(logits), logits.shape[1])
+    check_scores(logits, len(y))
+    y = as_labels(y, len(logits), logits.shape[1]).to(logits.device)
     right = one_hot(y, logits.shape[1]).bool()
     return logits.masked_fill(right, -torch.inf).amax(1) - logits[right]
 
@@ -62,7 +65,9 @@ def margin_and_gradient(classify: Classify, x: Tensor, y: Tensor) -> tuple[Tenso
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         values = margin(classify(x), y)
-        (gradient,) = torch.autograd.grad(values.sum(), x)
+        if not values.requires_grad:
+            raise ValueError("the logits have no gradient in x: leave no_grad, detach and argmax out of it")
+        (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True, materialize_grads=True)
     return values.detach(), gradient
 
 
@@ -83,23 +88,27 @@ def robustness_curve(
     """
     if list(radii) != sorted(radii):
         raise ValueError(f"the radii {list(radii)} must ascend: sort them")
+    y = as_tensor(y, "y")
+    if not len(x) or len(y) != len(x):
+        raise ValueError(f"{len(x)} examples have {len(y)} labels: they must be as many, and at least one")
     right, curve = torch.ones(len(x), dtype=torch.bool, device=x.device), []
     for radius in radii:
         if right.any():
             standing = right.nonzero().squeeze(1)
             attacked = pgd(classify, x[standing], y[standing], radius, steps=steps, box=box, seed=seed)
             with torch.no_grad():
-                right[standing] = classify(attacked).argmax(1) == y[standing]
+                right[standing] = named(classify(attacked)) == y[standing]
         curve.append(right.float().mean().item())
     return curve
 
 
 def check_attack(x: Tensor, radius: float, steps: int, box: tuple[float, float]) -> None:
     """Raises ValueError for what is no attack."""
-    if not radius >= 0:
-        raise ValueError(f"the radius is {radius:g}: it must be ≥ 0, in the unit of a pixel, such as 0.1")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}: it must be at least 1")
+    if not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype}: an attack moves floats, and Split.scaled makes such of bytes")
+    if not 0 <= radius < torch.inf:
+        raise ValueError(f"the radius is {radius:g}: it must be ≥ 0 and finite, in the unit of a pixel, such as 0.1")
+    check_whole(1, steps=steps)
     outside = x[~((x >= box[0]) & (x <= box[1]))]
     if len(outside):
         raise ValueError(

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from dgm_lib.checks import (
+    as_double,
+    as_tensor,
     check_binary,
     check_box,
     check_known,
@@ -286,18 +288,19 @@ def effective_sample_size(trace: Tensor) -> float:
     n T / τ with τ = 1 + 2 Σ_t ρ_t, where what separates the chains counts as correlation. The sum runs while pairs
     ρ_2t + ρ_2t+1 are positive, and none counts for more than the one before it: Geyer 1992's initial monotone
     sequence, over split chains as in Vehtari et al. 2021, section 3.2. At most log₁₀(n T) times n T, for chains that
-    swing from side to side.
+    swing from side to side; of fewer than ten draws, in which a swing looks like the mean that is taken off, n T.
     """
     halves = split(trace)
     T, n = halves.shape
     within, total = variances(halves)
     rho = 1 - (within - autocovariance(halves).mean(1)) / total  # (T,)
     rho[0] = 1
-    pairs = rho[: (T - 3) // 2 * 2].view(-1, 2).sum(1)  # the last lags have too few products to tell
+    usable = max(2, (T - 3) // 2 * 2)  # the last lags have too few products to tell; the first pair always counts
+    pairs = rho[:usable].view(-1, 2).sum(1)
     positive = int((pairs > 0).long().cumprod(0).sum())
     tau = -1 + 2 * pairs[:positive].cummin(0).values.sum()
     tau += rho[2 * positive : 2 * positive + 1].clamp(min=0).sum()  # the pair that ends the sum may begin above 0
-    return T * n / max(float(tau), 1 / math.log10(T * n))
+    return T * n / max(float(tau), 1 / math.log10(T * n) if T >= 5 else 1.0)
 
 
 def split_r_hat(trace: Tensor) -> float:
@@ -311,7 +314,8 @@ def split_r_hat(trace: Tensor) -> float:
 
 def split(trace: Tensor) -> Tensor:
     """Each chain cut in two: (T, n) -> (T // 2, 2 n), float64. A chain that drifts disagrees with itself."""
-    trace, half = check_trace(trace), len(trace) // 2
+    trace = check_trace(trace)
+    half = len(trace) // 2
     return torch.cat([trace[:half], trace[-half:]], 1)
 
 
@@ -381,13 +385,14 @@ def check_units(x: Tensor) -> None:
 
 def check_trace(trace: Tensor) -> Tensor:
     """(T, n) in float64. Raises ValueError where it says nothing."""
-    if trace.dim() != 2 or len(trace) < 4:
+    trace = as_tensor(trace, "the trace")
+    if trace.dim() != 2 or len(trace) < 4 or not trace.numel():
         raise ValueError(f"a trace has the shape (T, n), T ≥ 4 draws of each of n chains, got {tuple(trace.shape)}")
     if not trace.isfinite().all():
         raise ValueError("the trace holds a NaN or an infinite number: look at the chains first")
     if (trace == trace[0]).all():
         raise ValueError("the trace never changes: chains that do not move say nothing about convergence")
-    return trace.double()
+    return as_double(trace)
 
 
 def per_chain(values: Tensor, x: Tensor) -> Tensor:

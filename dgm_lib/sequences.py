@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import pad
 
-from dgm_lib.checks import check_possible
+from dgm_lib.checks import check_possible, check_weight, check_whole, seeded
+from dgm_lib.distributions import drawn
 from dgm_lib.em import em
 
 LONGEST = 10_000  # symbols: a sampled word that is still longer has no end
@@ -29,7 +30,8 @@ class MarkovChain(nn.Module):
 
     def __init__(self, n_symbols: int, order: int):
         super().__init__()
-        if order < 0 or n_symbols ** (order + 1) > 10**8:
+        check_whole(1, n_symbols=n_symbols)
+        if order != int(order) or order < 0 or n_symbols ** (order + 1) > 10**8:
             raise ValueError(
                 f"order is {order}: it must be at least 0, and so low that the {n_symbols}^(order + 1) probabilities "
                 "are at most 100 million"
@@ -46,6 +48,7 @@ class MarkovChain(nn.Module):
         p_{−1} is uniform: a hierarchy of Dirichlet priors. MacKay & Peto 1995.
         """
         check_words(x, n_symbols)
+        check_weight(strength=strength)
         model = cls(n_symbols, order).to(x.device)
         windows = [symbols[until_end(x)] for symbols in model.windows(x)]
         counts = torch.zeros_like(model.log_p).index_put_(windows, model.log_p.new_ones(()), accumulate=True)
@@ -74,6 +77,7 @@ class MarkovChain(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, T) symbols, T the length of the longest word drawn, its end included."""
+        check_whole(0, n=n)
         x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_p.device)
         going = torch.ones(n, dtype=torch.bool, device=x.device)
         while going.any():
@@ -93,6 +97,8 @@ class HiddenMarkovModel(nn.Module):
 
     def __init__(self, n_states: int, n_symbols: int, *, alpha: float = 0.1):
         super().__init__()
+        check_whole(1, n_states=n_states, n_symbols=n_symbols)
+        check_weight(alpha=alpha)
         self.alpha = alpha
         self.register_buffer("log_initial", torch.zeros(n_states).log_softmax(0))  # (S,), p(s_1)
         self.register_buffer("log_transition", torch.zeros(n_states, n_states).log_softmax(1))  # (S, S), p(s_t|s_{t−1})
@@ -104,7 +110,7 @@ class HiddenMarkovModel(nn.Module):
     def start(cls, n_states: int, n_symbols: int, *, alpha: float = 0.1, seed: int = 0) -> HiddenMarkovModel:
         """A model with seeded random tables: states that are all alike would stay alike."""
         model = cls(n_states, n_symbols, alpha=alpha)
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         for table in model.buffers():
             # exponential weights, whose shares are any table alike; `rand` is the same in every version of torch
             weights = -torch.log1p(-torch.rand(table.shape, generator=generator, dtype=torch.float64))
@@ -201,8 +207,9 @@ class HiddenMarkovModel(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, T) symbols, T the length of the longest word drawn, its end included."""
+        check_whole(0, n=n)
         x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_initial.device)
-        state = Categorical(logits=self.log_initial).sample((n,))
+        state = drawn(self.log_initial, n)
         going = torch.ones(n, dtype=torch.bool, device=x.device)
         while going.any():
             symbol = Categorical(logits=self.log_emission[state]).sample() * going

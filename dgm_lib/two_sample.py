@@ -8,24 +8,30 @@ Every function raises ValueError for features that are not finite, for another D
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-PAIRS = 2**22  # pairs of examples that are compared at a time: 32 MB
+from dgm_lib.checks import as_labels, as_tensor, check_whole, not_finite, seeded
+from dgm_lib.gaussians import covariance_of
+from dgm_lib.neighbours import blocks, distances, neighbour_shares
+
+ROUNDING = 1e-9  # votes by which sharing them may err, far below the smallest lead
 
 Value = TypeVar("Value")
 
 
 def control(measure: Callable[[Tensor, Tensor], Value], real: Tensor, n: int, *, seed: int = 0) -> Value:
     """What a perfect model would reach: the measure of n real examples against n others, drawn from (N, …)."""
+    real = as_tensor(real, "real")
+    check_whole(0, n=n)
     if not 1 <= n <= len(real) // 2:
         raise ValueError(
             f"n is {n}: two disjoint parts need {2 * n} real examples, at least 2, and there are {len(real)}"
         )
-    rows = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[: 2 * n].to(real.device)
+    rows = torch.randperm(len(real), generator=seeded(seed))[: 2 * n].to(real.device)
     return measure(real[rows[:n]], real[rows[n:]])
 
 
@@ -49,7 +55,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 def _covariance_root(x: Tensor) -> Tensor:
     """The symmetric square root of the covariance of rows: (N, D) -> (D, D)."""
-    values, vectors = torch.linalg.eigh(x.T.cov().view(x.shape[1], x.shape[1]))
+    values, vectors = torch.linalg.eigh(covariance_of(x, correction=1))
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
@@ -73,7 +79,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
     """Σ_j k(x_i, y_j): (N, D), (M, D) -> (N,)."""
-    return torch.cat([_kernel(rows @ y.T, x).sum(1) for rows in _blocks(x, y)])
+    return torch.cat([_kernel(rows @ y.T, x).sum(1) for rows in blocks(x, y)])
 
 
 def _kernel(products: Tensor, x: Tensor) -> Tensor:
@@ -108,13 +114,14 @@ def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> PrecisionRecall:
     """
     real, made = _features({"real": real, "made": made})
     _check_neighbours({"real": real, "made": made}, k)
-    return PrecisionRecall(_share_inside(made, real, _radii(real, k)), _share_inside(real, made, _radii(made, k)))
+    (of_real, _), (of_made, _) = _balls(real, k), _balls(made, k)
+    return PrecisionRecall(_share_inside(made, real, of_real), _share_inside(real, made, of_made))
 
 
 class DensityCoverage(NamedTuple):
     """Near 1 each for equal laws."""
 
-    density: float  # balls around real examples that a made one lies in, over k; may be above 1
+    density: float  # balls around real examples that a made one lies in, over the k that they hold; may be above 1
     coverage: float  # share of real examples whose ball holds a made one
 
 
@@ -122,34 +129,33 @@ def density_coverage(real: Tensor, made: Tensor, k: int = 5) -> DensityCoverage:
     """As `precision_recall`, less moved by outliers: only real examples have balls. Naeem et al. 2020, eq. 4 and 5.
 
     For equal laws, whatever they are, the density is 1 in the mean, and the coverage
-    1 − Π_i (N − i) / (N + M − i) with i = 1 … k, about 1 − 2^−k where N = M.
+    1 − Π_i (N − i) / (N + M − i) with i = 1 … k, about 1 − 2^−k where N = M. Where equal distances let a ball hold more
+    than k real examples, it counts as much less; without ties the density is that of the paper.
     """
     real, made = _features({"real": real, "made": made})
     _check_neighbours({"real": real}, k)
     _check_enough({"made": made}, 1, "the density")
-    radii, balls, covered = _radii(real, k), 0, torch.zeros(len(real), dtype=torch.bool)
-    for rows in _blocks(made, real):
-        inside = _distances(rows, real) <= radii
-        balls += inside.sum().item()
-        covered |= inside.any(0)
-    return DensityCoverage(balls / (k * len(made)), covered.double().mean().item())
+    radii, held = _balls(real, k)
+    caught = torch.zeros(len(real), dtype=torch.int64)  # made examples in each ball
+    for rows in blocks(made, real):
+        caught += (distances(rows, real) <= radii).sum(0)
+    return DensityCoverage((caught / held).sum().item() / len(made), (caught > 0).double().mean().item())
 
 
-def _radii(x: Tensor, k: int) -> Tensor:
-    """The distance of each row to the k-th nearest of the other rows: (N, D) -> (N,)."""
-    nearest = [_distances(rows, x).topk(k + 1, largest=False).values for rows in _blocks(x, x)]
-    return torch.cat(nearest)[:, -1]  # its distance to itself, 0, is the first
+def _balls(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The distance of each row to the k-th nearest other row, and how many of these lie within: (N, D) -> (N,) each."""
+    radii, held = [], []
+    for rows in blocks(x, x):
+        far = distances(rows, x)
+        radii.append(far.topk(k + 1, largest=False).values[:, -1])  # its distance to itself, 0, is the first
+        held.append((far <= radii[-1][:, None]).sum(1) - 1)
+    return torch.cat(radii), torch.cat(held)
 
 
 def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
     """The share of points that lie in at least one ball."""
-    inside = [(_distances(rows, centres) <= radii).any(1) for rows in _blocks(points, centres)]
+    inside = [(distances(rows, centres) <= radii).any(1) for rows in blocks(points, centres)]
     return torch.cat(inside).double().mean().item()
-
-
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """(N, D), (M, D) -> (N, M). By differences: a copy then lies at exactly the distance of what it copies."""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 # ---- a test --------------------------------------------------------------------------------------------------------
@@ -165,10 +171,13 @@ class TwoSampleTest(NamedTuple):
 
 
 def by_neighbours(train: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """The majority of the ⌊√N⌋ nearest of N training examples, 0 where it is a draw: (N, D), (N,), (M, D) -> (M,)."""
+    """The majority of the ⌊√N⌋ nearest of N training examples, 0 where it is a draw: (N, D), (N,), (M, D) -> (M,).
+
+    Examples that are as far as each other share the votes that are left.
+    """
     k = math.isqrt(len(train))
-    near = [_distances(rows, train).topk(k, largest=False).indices for rows in _blocks(x, train)]
-    return (2 * y[torch.cat(near)].sum(1) > k).long()
+    votes = [neighbour_shares(distances(rows, train), k) @ y.to(train) for rows in blocks(x, train)]
+    return (torch.cat(votes) > k / 2 + ROUNDING).long()
 
 
 def by_hyperplane(train: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -191,12 +200,12 @@ def two_sample_accuracy(a: Tensor, b: Tensor, classify: Classify = by_neighbours
     a, b = _features({"a": a, "b": b})
     _check_enough({"a": a, "b": b}, 8, "the test")  # below, no outcome has a p-value under 0.05
     half = min(len(a), len(b)) // 2
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     (a_train, a_test), (b_train, b_test) = (
         x[torch.randperm(len(x), generator=generator)[: 2 * half]].split(half) for x in (a, b)
     )
     y = torch.arange(2).repeat_interleave(half)
-    named = classify(torch.cat([a_train, b_train]), y, torch.cat([a_test, b_test]))
+    named = as_labels(classify(torch.cat([a_train, b_train]), y, torch.cat([a_test, b_test])), 2 * half, 2).cpu()
     named_b, right_b = int(named.sum()), int(named[half:].sum())
     return TwoSampleTest((named == y).double().mean().item(), _tail(right_b, named_b, half))
 
@@ -218,6 +227,7 @@ def _log_choose(n: int, k: Tensor) -> Tensor:
 
 def _features(samples: dict[str, Tensor]) -> list[Tensor]:
     """Both samples in float64 on the CPU."""
+    samples = {name: as_tensor(x, name) for name, x in samples.items()}
     shapes = [tuple(x.shape) for x in samples.values()]
     if any(len(shape) != 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1 or not shapes[0][1]:
         raise ValueError(
@@ -225,12 +235,10 @@ def _features(samples: dict[str, Tensor]) -> list[Tensor]:
             "they must be (N, D) and (M, D) with the same D"
         )
     for name, x in samples.items():
-        strange = (~x.isfinite()).nonzero()
-        if len(strange):
-            row, column = strange[0].tolist()
+        if where := not_finite(x):
             raise ValueError(
-                f"{len(strange[:, 0].unique())} of {len(x)} rows of {name} hold a feature that is NaN or infinite, "
-                f"the first is {name}[{row}, {column}] = {x[row, column].item()}"
+                f"{int((~x.isfinite()).any(1).sum())} of {len(x)} rows of {name} hold a feature that is NaN or "
+                f"infinite, the first is {name}{where.replace(' is', ' =')}"
             )
     return [x.detach().cpu().double() for x in samples.values()]
 
@@ -242,13 +250,9 @@ def _check_enough(samples: dict[str, Tensor], needed: int, what: str) -> None:
 
 
 def _check_neighbours(samples: dict[str, Tensor], k: int) -> None:
+    check_whole(0, k=k)
     for name, x in samples.items():
         if not 1 <= k < len(x):
             raise ValueError(
                 f"k is {k} and {name} has {len(x)} examples: k must be at least 1, and k + 1 examples are needed"
             )
-
-
-def _blocks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """Rows of x, so many at a time that not more than PAIRS pairs with rows of y are held."""
-    return iter(x.split(max(1, PAIRS // len(y))))

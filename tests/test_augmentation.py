@@ -59,3 +59,19 @@ def test_bad_shifts_and_shares_are_refused():
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"it must lie in 0 … 1"):
             masked(x, share)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.float16, torch.bfloat16, torch.float64])
+def test_images_of_any_type_are_taken(dtype):
+    x = torch.ones(5, 2, 4, 6).to(dtype)
+    assert shifted(x).dtype == masked(x)[0].dtype == dtype
+    assert shifted(x[:0]).shape == masked(x[:0])[0].shape == (0, 2, 4, 6)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (6,), (1, 4, 6)])
+def test_points_are_no_images_whose_rows_could_be_kept_or_lost(shape):
+    for use in (shifted, masked):
+        with pytest.raises(ValueError, match=r"expected images \(B, C, H, W\)"):
+            use(torch.rand(shape))
+    with pytest.raises(ValueError, match=r"pixels is 0\.5"):
+        shifted(torch.rand(2, 1, 4, 4), 0.5)

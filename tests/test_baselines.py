@@ -282,3 +282,44 @@ def test_figures_on_digits():
     expected = {"uniform": 64 * log(17), "independent": 106.3652, "naive Bayes": 99.8022, "chain": 93.7211}
     assert nats == pytest.approx(expected, abs=1e-3)
     assert error == pytest.approx(66 / 447)
+
+
+# ---- nothing asked for, and counts that are none -------------------------------------------------------------------
+
+
+@every_model
+def test_no_samples_are_none_and_halves_are_refused(name, sample):
+    model = fitted(name, *sample)
+    state = torch.get_rng_state()
+    assert model.sample(0).shape == (0, *SHAPE)
+    assert model.sample(0).dtype == model.log_p.dtype
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.log_prob(model.sample(0)).shape == (0,)
+    for n in (-1, 2.5, "3"):
+        with pytest.raises(ValueError, match=rf"n is {n!r}: it must be a whole number ≥ 0"):
+            model.sample(n)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, -1e-9, float("nan"), float("inf")])
+@every_model
+def test_counts_below_0_are_refused(name, alpha, sample):
+    x, y = sample
+    fit = {
+        "independent pixels": lambda **options: IndependentPixels.fit(x, LEVELS, **options),
+        "naive Bayes": lambda **options: NaiveBayes.fit(x, y, LEVELS, CLASSES, **options),
+        "pixel chain": lambda **options: PixelChain.fit(x, LEVELS, **options),
+    }[name]
+    with pytest.raises(ValueError, match=f"alpha is {alpha}: it must be a number ≥ 0 and finite"):
+        fit(alpha=alpha)
+    if name == "pixel chain":
+        with pytest.raises(ValueError, match=f"strength is {alpha}"):
+            fit(strength=alpha)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_whole_type_are_counted(dtype, sample):
+    x, y = sample
+    close(NaiveBayes.fit(x, y.to(dtype), LEVELS, CLASSES).log_p, NaiveBayes.fit(x, y, LEVELS, CLASSES).log_p)
+    for wrong in (y[:, None], torch.nn.functional.one_hot(y)):
+        with pytest.raises(ValueError, match="expected 200 labels"):
+            NaiveBayes.fit(x, wrong, LEVELS, CLASSES)

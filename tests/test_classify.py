@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 
 import pytest
@@ -244,7 +245,7 @@ def test_missing_pixels_are_integrated_out(gaussians, monkeypatch):
         expected.append(MultivariateNormal(mu, covariance).log_prob(x_n[seen]) if seen.any() else torch.tensor(0.0))
     x = torch.where(known, x, torch.nan)  # what stands there must not matter
     close(gaussians.log_likelihood(x, y, known), torch.stack(expected), atol=1e-10, rtol=0)
-    monkeypatch.setattr("dgm_lib.classify.NUMBERS", 3 * 25)  # in parts of three examples
+    monkeypatch.setattr("dgm_lib.gaussians.NUMBERS", 3 * 25)  # in parts of three examples
     close(gaussians.log_likelihood(x, y, known), torch.stack(expected), atol=1e-10, rtol=0)
 
 
@@ -304,7 +305,7 @@ def test_samples_have_the_moments_of_their_class(gaussians):
 
 
 def test_gaussians_without_a_density_are_refused(gaussians):
-    x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+    x, y = torch.arange(4.0)[:, None].repeat(1, 2), torch.tensor([0, 1, 0, 1])  # on a line
     with pytest.raises(ValueError, match="not positive definite, so there is no density: take more shrinkage"):
         ClassGaussians.fit(x, y, 2, shrinkage=0.0)
     for weights in ({"shrinkage": -0.1}, {"pooling": 1.5}):
@@ -314,3 +315,132 @@ def test_gaussians_without_a_density_are_refused(gaussians):
         gaussians.log_likelihood(x.double(), y)
     with pytest.raises(ValueError, match=r"known has the type torch\.float64"):
         gaussians.log_likelihood(some_x(4), y, torch.ones(4, 5).double())
+
+
+# ---- one feature, one example, no spread ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 5])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int64]
+)
+def test_gaussians_of_any_width_and_type_are_those_of_float64(n_features, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randint(0, 100, (30, n_features), generator=generator), torch.arange(30) % 2
+    found, exact = (ClassGaussians.fit(data, y.int(), 2) for data in (x.to(dtype), x.double()))
+    eps = torch.finfo(found.mu.dtype).eps
+    condition = torch.linalg.cond(exact.covariance).max().item()
+    close(found.covariance, exact.covariance, rtol=4 * eps, atol=4 * eps * float(exact.covariance.max()))
+    scale = exact.log_likelihood(x.double(), y).abs().max().item() + n_features
+    log_p = found.log_likelihood(x.to(dtype), y)
+    close(log_p.double(), exact.log_likelihood(x.double(), y), rtol=0, atol=10 * eps * condition * scale)
+    known = torch.rand(30, n_features, generator=generator) < 0.5
+    close(
+        found.log_likelihood(x.double(), y, known).double(),
+        exact.log_likelihood(x.double(), y, known),
+        rtol=0,
+        atol=10 * eps * condition * scale,
+    )
+
+
+@pytest.mark.parametrize("n_features", [1, 4])
+@pytest.mark.parametrize("shrinkage", [0.1, 0.9, 1.0])
+def test_the_remedy_for_a_class_of_one_example_helps(n_features, shrinkage):
+    """0.1 three times has a mean that is a hair beside it: a class of copies is one, too."""
+    x = torch.randn(9, n_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for y, copies in ((torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2]), 1), (torch.arange(9) // 3, 3)):
+        data = torch.where((y == 2)[:, None], 0.1, x)
+        message = f"the {copies} examples of class 2 are all alike.* take pooling > 0"
+        with pytest.raises(ValueError, match=message) as refused:
+            ClassGaussians.fit(data, y, 3, shrinkage=shrinkage)
+        assert "more shrinkage" not in str(refused.value)
+        assert ClassGaussians.fit(data, y, 3, shrinkage=shrinkage, pooling=0.5).log_likelihood(data, y).isfinite().all()
+
+
+@pytest.mark.parametrize("pooling", [0.0, 0.5, 1.0])
+def test_where_no_class_has_two_examples_nothing_but_more_of_them_helps(pooling):
+    with pytest.raises(ValueError, match=r"no class has two examples that differ.* give more examples"):
+        ClassGaussians.fit(torch.randn(3, 4), torch.arange(3), 3, pooling=pooling)
+    with pytest.raises(ValueError, match="no class has two examples that differ"):
+        ClassGaussians.fit(torch.full((6, 2), 0.1), torch.arange(6) % 2, 2, pooling=pooling)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named(value, gaussians):
+    x, y = some_x(9), torch.arange(9) % 2
+    x[3, 1] = value
+    for use in (lambda: ClassGaussians.fit(x, y, 2), lambda: gaussians.log_likelihood(x, y)):
+        with pytest.raises(ValueError, match=rf"x\[3, 1\] is {value}") as refused:
+            use()
+        assert "shrinkage" not in str(refused.value)
+    known = x.isfinite()
+    assert gaussians.log_likelihood(x, y, known).isfinite().all()
+
+
+def test_masks_that_keep_or_lose_whole_rows(gaussians):
+    x, y = some_x(6), torch.arange(6) % 2
+    rows = torch.tensor([True, False] * 3)[:, None]
+    whole = gaussians.log_likelihood(x, y)
+    for known in (rows, rows.expand(6, 5)):
+        close(gaussians.log_likelihood(x, y, known), torch.where(rows[:, 0], whole, 0), atol=1e-12, rtol=0)
+        close(gaussians.fill_in(x, y, known), torch.where(rows, x, gaussians.mu[y]), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("n_classes", [1, 3])
+def test_no_examples_have_no_figures(n_classes):
+    gaussians = ClassGaussians(torch.zeros(n_classes, 2), torch.eye(2).repeat(n_classes, 1, 1))
+    x, y = torch.zeros(0, 2), torch.zeros(0).long()
+    assert gaussians.log_likelihood(x, y).shape == (0,)
+    assert gaussians.log_likelihood(x, y, torch.zeros(0, 2).bool()).shape == (0,)
+    assert gaussians.fill_in(x, y, torch.zeros(0, 2).bool()).shape == gaussians.sample(y).shape == (0, 2)
+    model = BayesClassifier(per_class([lambda x: x[:, 0]] * n_classes), n_classes)
+    assert model(x).shape == model.posterior(x).shape == (0, n_classes)
+
+
+# ---- columns, certainty, pickles -----------------------------------------------------------------------------------
+
+
+def test_columns_of_log_likelihoods_are_one_number_an_example_and_columns_of_labels_are_none():
+    x, y = torch.rand(6, 2), torch.arange(6) % 2
+    flat, column = (per_class([f, f]) for f in (lambda x: x[:, 0], lambda x: x[:, :1]))
+    close(column(x, y), flat(x, y))
+    close(BayesClassifier(column, 2)(x), BayesClassifier(flat, 2)(x))
+    for wrong in (y[:, None], one_hot(y)):
+        for use in (lambda y: flat(x, y), lambda y: class_prior(y, 2), lambda y: ClassGaussians.fit(x, y, 2)):
+            with pytest.raises(ValueError, match="label"):
+                use(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_of_any_whole_type_are_taken(dtype):
+    y = torch.tensor([0, 2, 2, 1]).to(dtype)
+    close(class_prior(y, 3), [0.25, 0.25, 0.5])
+    assert per_class([lambda x: x[:, 0]] * 3)(torch.rand(4, 1), y).shape == (4,)
+
+
+def test_certain_and_impossible_classes_count_in_an_unknown_prior():
+    logits = torch.tensor([[torch.inf, 0.0], [-torch.inf, 0.0], [-torch.inf, 3.0], [5.0, -torch.inf]])
+    close(estimate_prior(logits, torch.tensor([0.5, 0.5])), [0.5, 0.5])
+    for wrong in (torch.full((3, 2), torch.nan), torch.zeros(0, 2), torch.zeros(3), torch.full((1, 2), -torch.inf)):
+        with pytest.raises(ValueError, match="logits"):
+            estimate_prior(wrong, torch.tensor([0.5, 0.5]))
+    with pytest.raises(ValueError, match=r"logits have the shape \(3,\)"):
+        change_prior(torch.zeros(3), torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.5]))
+
+
+def test_an_example_whose_likelihood_is_nan_has_no_posterior():
+    with pytest.raises(ValueError, match="the log-probability of example 1 is NaN"):
+        BayesClassifier(lambda x, y: torch.where(x[:, 0] > 0, torch.nan, 0.0), 2).posterior(
+            torch.tensor([[0.0], [1.0]])
+        )
+
+
+def test_classifiers_can_be_pickled(gaussians):
+    x = some_x(4)
+    for model in (
+        BayesClassifier(gaussians.log_likelihood, 2),
+        BayesClassifier(per_class([partial(torch.sum, dim=1), partial(torch.mean, dim=1)]), 2),
+        BayesClassifier(gaussians.log_likelihood, 2).with_prior(torch.tensor([0.3, 0.7])),
+        Classifier(MLP(5, 3), 3).double(),
+    ):
+        close(pickle.loads(pickle.dumps(model))(x), model(x))

@@ -319,3 +319,28 @@ def test_standard_normal_prior():
     torch.testing.assert_close(prior.log_prob(z), torch.full((2,), -1.5 * math.log(2 * math.pi)))
     assert prior.sample(5).shape == (5, 3)
     assert prior.double().sample(5).dtype == torch.float64  # moves with its model
+
+
+# ---- bytes and half precision --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("value", [0, 1])
+def test_levels_are_no_pixels(dtype, levels, value):
+    with pytest.raises(ValueError, match=rf"the pixels are {dtype}: these are levels.* by {levels - 1}") as refused:
+        to_levels(torch.full((3,), value, dtype=dtype), levels)
+    assert "a pixel is 0," not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("levels", [2, 5, 17, 64, 256, 1000])
+def test_half_precision_gives_its_levels_back_or_says_that_it_cannot(dtype, levels):
+    """A pixel near 1 is rounded by up to eps/2, which is (L − 1) eps/2 levels: they stay apart below a quarter."""
+    k = torch.arange(levels)
+    x = (k.float() / (levels - 1)).to(dtype)
+    if (levels - 1) * torch.finfo(dtype).eps / 2 > 0.25:
+        with pytest.raises(ValueError, match=f"{dtype} cannot tell {levels} levels apart"):
+            to_levels(x, levels)
+    else:
+        assert torch.equal(to_levels(x, levels), k)

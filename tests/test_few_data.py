@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -272,3 +274,97 @@ def test_distillation_names_bad_input():
         distillation(torch.zeros(2, 3), torch.zeros(2, 3), 0.0)
     with pytest.raises(ValueError, match=r"the student's logits are \(2, 3\), the teacher's \(2, 4\)"):
         distillation(torch.zeros(2, 3), torch.zeros(2, 4), 1.0)
+
+
+# ---- any type, and what notebooks keep -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_whole_type_are_taken(dtype):
+    y = labels(30, 50, 20)
+    for draw in (
+        lambda y: few_labels(y, 5, 3, seed=0),
+        lambda y: class_weights(y, 3),
+        lambda y: oversample(y, 3, to=60, seed=0),
+        lambda y: smote(torch.arange(200.0).view(100, 2) ** 1.5, y, 3, to=60, seed=0)[1],
+    ):
+        close(draw(y.to(dtype)), draw(y))
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda y: y[:, None], torch.nn.functional.one_hot, lambda y: y.float(), lambda y: None]
+)
+def test_columns_and_one_hot_labels_do_not_broadcast(wrong):
+    y = labels(10, 10)
+    x = torch.rand(20, 2)
+    for draw in (
+        lambda y: few_labels(y, 5, 2, seed=0) if y is not None else smote(x, y, 2, to=12, seed=0),
+        lambda y: smote(x, y, 2, to=12, seed=0),
+        lambda y: MixedBatches(
+            x, torch.zeros(3, 1) if y is None else y.view(-1, 2), x, batch_labelled=1, batch_unlabelled=2, seed=0
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"label|y is a"):
+            draw(wrong(y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_smote_in_any_float_type_lies_between_neighbours(dtype):
+    x, y = torch.arange(12.0)[:, None].to(dtype), torch.zeros(12).long()
+    made, _ = smote(x, y, 1, to=500, k=2, seed=0)
+    assert made.dtype == dtype
+    assert ((made >= 0) & (made <= 11)).all()
+
+
+@pytest.mark.parametrize("k", [11, 500])
+def test_smote_takes_all_neighbours_where_there_are_fewer(k):
+    x, y = torch.rand(12, 2), torch.zeros(12).long()
+    close(smote(x, y, 1, to=50, k=k, seed=0)[0], smote(x, y, 1, to=50, k=11, seed=0)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": 2.5}, "to is 2.5"),
+        ({"to": -1}, "to is -1"),
+        ({"seed": 0.5}, "seed is 0.5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"k": 1.5}, "k is 1.5"),
+    ],
+)
+def test_halves_of_examples_are_refused(options, message):
+    x, y = torch.rand(12, 2), labels(8, 4)
+    with pytest.raises(ValueError, match=message):
+        smote(x, y, 2, **{"to": 8, "seed": 0, **options})
+    if "k" not in options:
+        with pytest.raises(ValueError, match=message):
+            oversample(y, 2, **{"to": 8, "seed": 0, **options})
+
+
+def test_examples_of_two_kinds_are_no_batch():
+    """Bytes beside floats would be 255 times as bright."""
+    for x, others in ((torch.zeros(4, 2).byte(), torch.zeros(9, 2)), (torch.zeros(4, 2), torch.zeros(9, 3))):
+        with pytest.raises(ValueError, match="a batch holds one kind"):
+            MixedBatches(x, torch.arange(4), others, batch_labelled=1, batch_unlabelled=3, seed=0)
+
+
+def test_mixed_batches_can_be_pickled():
+    for (x, y), (again_x, again_y) in zip(mixed(), pickle.loads(pickle.dumps(mixed())), strict=True):
+        assert torch.equal(x, again_x)
+        assert torch.equal(y, again_y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_class_that_the_teacher_rules_out_costs_nothing(dtype):
+    student = torch.tensor([[1.0, 2.0, 0.5]], dtype=dtype, requires_grad=True)
+    teacher = torch.tensor([[0.3, -torch.inf, 0.1]], dtype=dtype)
+    found = distillation(student, teacher, 2.0)
+    finite = distillation(student, teacher.clamp(min=-1e4), 2.0)
+    close(found, finite)
+    close(*(torch.autograd.grad(value.sum(), student)[0] for value in (found, finite)))
+    close(distillation(teacher, teacher, 1.0), torch.zeros(1, dtype=dtype))
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature is"):
+            distillation(student, teacher, temperature)
+    with pytest.raises(ValueError, match="must speak of the same examples and classes"):
+        distillation(student[0], teacher[0], 1.0)

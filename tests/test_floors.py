@@ -14,7 +14,7 @@ from conftest import ROOT
 
 FLOORS = (
     {"checks"},
-    {"runtime", "nets", "distributions", "samplers", "em"},
+    {"runtime", "nets", "distributions", "samplers", "em", "gaussians", "neighbours"},
     {
         *("rbm", "energy", "latent", "vae", "vq_vae", "gan", "vae_gan", "baselines", "sequences"),
         *("classify", "semi_supervised", "semi_gan", "joint_vae", "joint_energy"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from dgm_lib import metrics, plots
+from dgm_lib import metrics, neighbours, plots
+from dgm_lib.checks import named
 from dgm_lib.datasets import Split
 
 
@@ -216,7 +217,7 @@ def test_nearest_distance_by_hand_and_in_chunks(monkeypatch):
     train = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]], [[0.0, 1.0]]])
     x = torch.tensor([[[0.0, 0.0]], [[3.0, 0.0]]])
     for pairs in (1, 2**24):
-        monkeypatch.setattr(metrics, "PAIRS", pairs)
+        monkeypatch.setattr(neighbours, "PAIRS", pairs)
         for k, expected in ((1, [0.0, 3.0]), (2, [1.0, math.sqrt(10)]), (3, [5.0, 4.0])):
             torch.testing.assert_close(metrics.nearest_distance(train, x, k), torch.tensor(expected))
 
@@ -330,5 +331,189 @@ def test_the_nearest_of_each_class_is_1_nn():
     train, y = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
     x = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
     torch.testing.assert_close(metrics.class_distances(train, y, x, 2), torch.tensor([[0.0, 1.0], [3.0, 2.0]]))
-    with pytest.raises(ValueError, match="class 2 has no example, so none is the nearest"):
+    with pytest.raises(ValueError, match="class 2 has no example among 3 labels"):
         metrics.class_distances(train, y, x, 3)
+
+
+# ---- what is no batch, no score and no label -----------------------------------------------------------------------
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+X, Y = torch.arange(6.0)[:, None], torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+def by_sign(x):
+    """Class 1 for the odd ones: five of six are right."""
+    return torch.cat([x % 2 == 0, x % 2 == 1], 1).float()
+
+
+@pytest.mark.parametrize("dtype", [*WHOLE, torch.bool])
+def test_labels_of_any_whole_type_are_taken(dtype):
+    y = Y.to(dtype)
+    assert metrics.hits(by_sign, [(X, y)]).tolist() == [1, 1, 1, 1, 0, 0]
+    assert metrics.accuracy(by_sign, [(X, y)]) == pytest.approx(4 / 6)
+    assert metrics.logits_of(by_sign, [(X, y)])[1].dtype == torch.int64
+    assert metrics.class_shares(y, 2).tolist() == [0.5, 0.5]
+    assert metrics.balanced_accuracy(y, y, 2) == 1
+    assert metrics.balanced_accuracy(y.tolist(), y.numpy(), 2) == 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_scores_of_any_float_type_are_taken(dtype):
+    assert metrics.accuracy(lambda x: by_sign(x).to(dtype), [(X, Y)]) == pytest.approx(4 / 6)
+
+
+NO_LABELS = {
+    "(N, 1)": Y[:, None],
+    "one-hot": torch.nn.functional.one_hot(Y),
+    "floats": Y.float(),
+    "too few": Y[:5],
+    "one": Y[0],
+    "none": None,
+    "words": ["a"] * 6,
+}
+
+
+@pytest.mark.parametrize("y", NO_LABELS.values(), ids=NO_LABELS)
+def test_what_are_no_labels_does_not_broadcast(y):
+    for measure in (metrics.accuracy, metrics.hits, metrics.logits_of):
+        with pytest.raises(ValueError, match=r"labels|y is a"):
+            measure(by_sign, [(X, y)])
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (6,), (), (1, 2), (5, 2), (6, 2, 1)])
+def test_what_are_no_scores_does_not_broadcast(shape):
+    for measure in (metrics.accuracy, metrics.hits, metrics.logits_of):
+        with pytest.raises(ValueError, match=r"the classifier gives .* for 6 examples: it must give \(6, K\)"):
+            measure(lambda x: torch.zeros(shape), [(X, Y)])
+
+
+@pytest.mark.parametrize("score", [math.nan, -math.inf])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_a_row_without_a_largest_score_names_no_class(score, dtype, n_classes):
+    scores = torch.zeros(6, n_classes, dtype=dtype)
+    scores[2:] = score
+    assert named(scores).tolist() == [0, 0, -1, -1, -1, -1]
+    assert metrics.accuracy(lambda x: scores, [(X, torch.zeros(6).long())]) == pytest.approx(2 / 6)
+    assert metrics.balanced_accuracy(named(scores), torch.zeros(6).long(), 1) == pytest.approx(2 / 6)
+    with pytest.raises(ValueError, match="labels go from -1 to 0"):
+        metrics.class_shares(named(scores), n_classes)
+    half = torch.zeros(1, n_classes, dtype=dtype)
+    half[0, 0] = math.nan  # one score that is none spoils its row, as no other can be said to be the largest
+    assert named(half).tolist() == [-1]
+    assert named(torch.tensor([[0.0, math.inf], [-math.inf, 0.0]])).tolist() == [1, 1]
+
+
+def one_number(x):
+    return -x[:, 0]
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [[], [(X[:0], Y[:0])], iter([]), [X], X, [(X, Y, Y)], [None], [{"x": X, "y": Y}], (X, Y)],
+    ids=["none", "no example", "used up", "x", "tensor", "triple", "None", "dict", "pair"],
+)
+def test_what_are_no_batches_is_one_sentence(batches):
+    for measure in (
+        lambda b: metrics.nats(one_number, b),
+        lambda b: metrics.bits_per_dim(one_number, b),
+        lambda b: metrics.accuracy(by_sign, b),
+        lambda b: metrics.elbo_gap(one_number, one_number, b),
+        lambda b: metrics.rate_distortion(lambda x: (x[:, 0], x[:, 0]), b),
+        lambda b: metrics.logits_of(by_sign, b),
+    ):
+        with pytest.raises(ValueError, match=r"there is no example in the batches|a batch is a \w+: give pairs"):
+            measure(batches)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("last", [(1, 4, 4), (4,), (2,)])
+def test_a_number_for_each_pixel_or_one_for_all_is_none_an_example(n, last):
+    x = torch.rand(n, *last)
+    for log_prob in (lambda x: x, lambda x: x.sum(), lambda x: x.sum().item(), lambda x: x[:1].flatten(1).sum(1)):
+        if n == 1 and log_prob(x) is not x and getattr(log_prob(x), "shape", ()) == (1,):
+            continue  # of one example the last is right
+        for measure in (
+            lambda f: metrics.nats(f, [(x, None)]),
+            lambda f: metrics.bits_per_dim(f, [(x, None)]),
+            lambda f: metrics.elbo_gap(f, lambda x: x.flatten(1).sum(1), [(x, None)]),
+            lambda f: metrics.elbo_gap(lambda x: x.flatten(1).sum(1), f, [(x, None)]),
+            lambda f: metrics.rate_distortion(lambda x: (x.flatten(1).sum(1), f(x)), [(x, None)]),
+        ):
+            with pytest.raises(ValueError, match=r"it must be one number an example"):
+                measure(log_prob)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_column_of_numbers_is_one_an_example(dtype):
+    x = X.to(dtype)
+    expected = metrics.nats(one_number, [(X, None)])
+    assert metrics.nats(lambda x: -x, [(x, None)]) == expected
+    assert metrics.nats(lambda x: -x[:, 0].double().numpy(), [(x, None)]) == expected
+    gap, error = metrics.elbo_gap(lambda x: -x, lambda x: -x[:, 0] - 1, [(x, None)])  # (6, 1) − (6,) would be (6, 6)
+    assert (gap, error) == (pytest.approx(1, abs=0.02), pytest.approx(0, abs=0.02))
+
+
+@pytest.mark.parametrize("n", [1, 2, 100])
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_a_bound_above_the_likelihood_is_none_for_one_example_and_for_large_ones(n, size):
+    x = torch.rand(n, 1) * size + size
+    with pytest.raises(ValueError, match="it is no bound of it"):
+        metrics.elbo_gap(lambda x: x, lambda x: x + 0.01 * size, [(x, None)])
+    rounded = metrics.elbo_gap(lambda x: x, lambda x: x / 3 + x / 3 + x / 3, [(x, None)])[0]  # float32's own rounding
+    assert abs(rounded) < 1e-6 * size
+    with pytest.raises(ValueError, match="is NaN, or both are infinite"):
+        metrics.elbo_gap(lambda x: x * math.nan, lambda x: x, [(x, None)])
+
+
+def test_no_graph_is_kept_and_gradients_go_on_after_an_error():
+    weight = torch.ones(1, requires_grad=True)
+    assert not metrics.per_example(lambda x: (x * weight)[:, 0], [(X, None)]).requires_grad
+    with pytest.raises(ValueError, match="one number an example") as raised:
+        metrics.nats(lambda x: (x * weight).sum(), [(X, None)])
+    assert torch.is_grad_enabled(), raised
+
+
+@pytest.mark.parametrize("dtype", [*WHOLE, torch.bool, *FLOATS])
+def test_scores_and_values_of_any_type_and_lists_are_ranked(dtype):
+    inliers, outliers = torch.tensor([0, 1, 1]).to(dtype), torch.tensor([1, 1, 0]).to(dtype)
+    expected = metrics.auroc(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 0.0]))
+    assert metrics.auroc(inliers, outliers) == metrics.auroc([0, 1, 1], [1.0, 1.0, 0.0]) == expected == 0.5
+    assert metrics.fpr_at(inliers, outliers) == 1
+    low, high = metrics.bootstrap_interval(inliers)
+    assert (low, high) == metrics.bootstrap_interval([0.0, 1.0, 1.0]) == (0, 1)
+    image = torch.tensor([[[[0, 1]]], [[[1, 0]]]]).to(dtype)
+    known = torch.zeros(2, 1, 1, 2, dtype=torch.bool)
+    assert metrics.masked_error(image, image.flip(0), known).tolist() == [1, 1]  # 0 − 1 is no 255
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": 95}, "level is 95: it must lie between 0 and 1"),
+        ({"level": 0.0}, "level is 0"),
+        ({"level": math.nan}, "level is nan"),
+        ({"draws": 0}, "draws is 0: it must be a whole number ≥ 1"),
+        ({"draws": 2.5}, "draws is 2.5"),
+        ({"seed": 0.5}, "seed is 0.5: it must be a whole number"),
+        ({"seed": None}, "seed is None"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"values": torch.rand(0)}, r"values have the shape \(0,\)"),
+        ({"values": torch.rand(3, 1)}, r"values have the shape \(3, 1\)"),
+        ({"values": torch.tensor(1.0)}, r"values have the shape \(\)"),
+        ({"values": torch.tensor([1.0, math.nan])}, "N ≥ 1 finite numbers"),
+        ({"values": "mean"}, "values is a str"),
+    ],
+)
+def test_intervals_of_nothing_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.bootstrap_interval(**{"values": torch.rand(9), **options})
+
+
+def test_intervals_of_many_values_are_drawn_in_parts(monkeypatch):
+    values = torch.rand(50)
+    whole = metrics.bootstrap_interval(values, draws=100)
+    monkeypatch.setattr(metrics, "DRAWN", 333)
+    assert metrics.bootstrap_interval(values, draws=100) == whole
+    assert metrics.bootstrap_interval(torch.tensor([3.0])) == (3, 3)

@@ -90,7 +90,7 @@ def test_the_aggregate_posterior_is_a_mixture_also_in_chunks(monkeypatch):
     components = Independent(Normal(mu, (log_var / 2).exp()), 1)
     expected = MixtureSameFamily(Categorical(torch.ones(50).double()), components).log_prob(z)
     for pairs in (1, 170, 2**22):
-        monkeypatch.setattr(representations, "PAIRS", pairs)
+        monkeypatch.setattr(representations, "NUMBERS", pairs)
         torch.testing.assert_close(representations.log_aggregate(z, mu, log_var), expected, rtol=1e-10, atol=0)
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_gaussian_posterior_is_refused():
         representations.split_rate(mu, mu[:, :1])
     with pytest.raises(ValueError, match=r"log_var\[1, 0\] is -inf: every number must be finite"):
         representations.split_rate(mu, torch.where(torch.arange(4)[:, None] == 1, -math.inf, mu))
-    with pytest.raises(ValueError, match="samples is 0: it must be at least 1"):
+    with pytest.raises(ValueError, match="samples is 0: it must be a whole number ≥ 1"):
         representations.split_rate(mu, mu, samples=0)
     with pytest.raises(ValueError, match=r"mu has the shape \(4,\): it must be \(N, D\)"):
         representations.active_units(mu[:, 0])
@@ -346,7 +346,7 @@ def test_a_probe_that_finds_no_minimum_says_so(monkeypatch):
 def test_trustworthiness_is_that_of_scikit_learn(k, pairs, monkeypatch):
     from sklearn.manifold import trustworthiness
 
-    monkeypatch.setattr(representations, "PAIRS", pairs)
+    monkeypatch.setattr(representations, "NUMBERS", pairs)
     x = draws(100, 3, 4)
     for z in (x.flatten(1)[:, :2] + 0.1 * draws(100, 2, seed=1), draws(100, 2, seed=2)):
         ours, swapped = representations.trustworthiness(x, z, k), representations.trustworthiness(z, x.flatten(1), k)
@@ -380,3 +380,72 @@ def test_neighbourhoods_that_do_not_exist_are_refused():
         representations.trustworthiness(x, x[1:])
     with pytest.raises(ValueError, match=r"x\[0, 0\] is inf"):
         representations.trustworthiness(x / 0 * x.sign(), x)
+
+
+# ---- very narrow posteriors, constants, columns --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("log_var", [-38.0, -60.0, -200.0, -1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_posteriors_that_do_not_overlap_tell_exactly_which_example_it_was(scale, log_var, dtype):
+    """Where they are e^(−log_var/2) apart, the others' share of q(z) underflows: log N is left, to rounding."""
+    mu = (scale * draws(50, 4)).to(dtype)
+    if log_var == -38 and scale == 1e-3:
+        mu = 10 * mu  # so that 10⁻⁸ of noise are still far less than what separates two of 50
+    found = representations.split_rate(mu, torch.full((50, 4), log_var, dtype=dtype), samples=2).mutual_information
+    torch.testing.assert_close(found, torch.full((50,), math.log(50), dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 2**22])
+def test_narrow_and_wide_posteriors_go_together_also_in_parts(numbers, monkeypatch):
+    monkeypatch.setattr(representations, "NUMBERS", numbers)
+    mu, log_var = 1e3 + draws(20, 3), torch.linspace(-40, 2, 60).view(20, 3).double()
+    z = mu + draws(20, 3, seed=1) * (log_var / 2).exp()
+    components = Independent(Normal(mu, (log_var / 2).exp()), 1)
+    expected = MixtureSameFamily(Categorical(torch.ones(20).double()), components).log_prob(z)
+    torch.testing.assert_close(representations.log_aggregate(z, mu, log_var), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e4 / 3])
+def test_a_latent_that_is_constant_but_for_rounding_has_no_unit(constant):
+    """The mean of equal numbers may be a hair beside them, and the deviation not 0."""
+    z, t = draws(60, 1), draws(60)
+    with_constant = torch.cat([z, torch.full((60, 1), constant).double()], 1)
+    for measure, targets in ((representations.probe_r2, t), (representations.probe_accuracy, (t > 0).long())):
+        plain, found = (measure(a[:40], targets[:40], a[40:], targets[40:]) for a in (z, with_constant))
+        assert found == pytest.approx(plain, abs=1e-9)
+    with pytest.raises(ValueError, match="every test target is"):
+        representations.probe_r2(z[:40], t[:40], z[40:], torch.full((20,), constant).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8])
+def test_latents_of_any_type_lists_and_arrays_are_taken(dtype):
+    z = torch.randint(0, 9, (60, 3), generator=torch.Generator().manual_seed(0))
+    y = z[:, 0] // 3
+    halves = lambda z, y: (z[:40], y[:40], z[40:], y[40:])  # noqa: E731
+    for measure in (
+        representations.active_units,
+        lambda z: torch.stack(list(representations.split_rate(z, 0 * z))),
+        lambda z: representations.factor_information(z, {"y": y}, bins=4)["y"],
+        lambda z: torch.tensor(representations.probe_accuracy(*halves(z, y))),
+        lambda z: torch.tensor(representations.probe_r2(*halves(z, y))),
+        lambda z: torch.tensor(representations.trustworthiness(z, z[:, :2], 3)),
+    ):
+        expected = measure(z.double())
+        torch.testing.assert_close(
+            measure(z.to(dtype)), expected, rtol=1e-5 if dtype.is_floating_point else 1e-6, atol=1e-5
+        )
+    assert representations.active_units(z.tolist()).tolist() == representations.active_units(z.numpy()).tolist()
+
+
+def test_columns_and_one_hot_labels_do_not_broadcast():
+    z, y = draws(60, 3), torch.arange(60) % 2
+    for wrong in (y[:, None], torch.nn.functional.one_hot(y)):
+        with pytest.raises(ValueError, match="it must be 60 finite numbers"):
+            representations.probe_accuracy(z, wrong, z, y)
+        with pytest.raises(ValueError, match="it must be 60 numbers without NaN"):
+            representations.factor_information(z, {"y": wrong})
+    for options, message in (({"k": 2.5}, "k is 2.5"), ({"k": 0}, "k is 0")):
+        with pytest.raises(ValueError, match=message):
+            representations.trustworthiness(z, z, **options)

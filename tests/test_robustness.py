@@ -124,3 +124,57 @@ def test_bad_attacks_are_refused(linear, images):
         robustness_curve(linear, x, y, [0.1, 0.0])
     with pytest.raises(ValueError, match=r"labels of type int64, one an image, got torch\.float32"):
         pgd(linear, x, y.float(), 0.1)
+
+
+# ---- classifiers and labels that are none --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_of_any_whole_type_are_taken(linear, images, dtype):
+    x, y = images
+    assert robustness_curve(linear, x, y.to(dtype), [0.0, 0.1]) == robustness_curve(linear, x, y, [0.0, 0.1])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_classifier_that_gives_no_scores_is_wrong_everywhere(value, images):
+    x, y = images
+    dead = lambda x: (x.flatten(1).sum(1, keepdim=True) * 0 + value).expand(-1, 2)  # noqa: E731
+    expected = [0.5, 0.5] if value == math.inf else [0.0, 0.0]  # of two certain classes the first is named
+    assert robustness_curve(dead, x, y, [0.0, 0.1]) == expected
+    assert pgd(dead, x, y, RADIUS).isfinite().all()
+
+
+def test_an_attack_goes_on_where_a_step_meets_nan(linear, images):
+    """A classifier that is NaN for bright images: points there are no better, and none of them is returned."""
+    x, y = images
+    holes = lambda x: linear(x) * torch.where(x.mean((1, 2, 3)) > 0.5, math.nan, 1.0)[:, None]  # noqa: E731
+    dark = 0.4 * x
+    attacked = pgd(holes, dark, y, 0.3)
+    assert attacked.isfinite().all()
+    assert (margin(holes(attacked), y) >= margin(holes(dark), y)).all()
+
+
+@pytest.mark.parametrize("shape", [(20, 1), (20,), (20, 1, 2)])
+def test_columns_of_scores_and_of_labels_are_refused(shape, linear, images):
+    x, y = images
+    with pytest.raises(ValueError, match=r"the classifier gives .* for 20 examples"):
+        pgd(lambda x: x.sum().expand(shape), x, y, RADIUS)
+    for wrong in (y[:, None], nn.functional.one_hot(y)):
+        with pytest.raises(ValueError, match="expected 20 labels of type int64"):
+            robustness_curve(linear, x, wrong, [0.0])
+
+
+def test_attacks_on_nothing_are_refused(linear, images):
+    x, y = images
+    for use, message in (
+        (lambda: robustness_curve(linear, x[:0], y[:0], [0.0]), "0 examples have 0 labels"),
+        (lambda: robustness_curve(linear, x, y[:3], [0.0]), "20 examples have 3 labels"),
+        (lambda: pgd(linear, (255 * x).byte(), y, 8), r"x is torch\.uint8: an attack moves floats"),
+        (lambda: pgd(linear, x, y, math.inf), "the radius is inf"),
+        (lambda: pgd(linear, x, y, 0.1, step_size=-1.0), "step_size is -1"),
+        (lambda: pgd(linear, x, y, 0.1, step_size=math.nan), "step_size is nan"),
+        (lambda: pgd(linear, x, y, 0.1, seed=0.5), "seed is 0.5"),
+        (lambda: pgd(lambda x: linear(x).detach(), x, y, 0.1), "the logits have no gradient in x"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()

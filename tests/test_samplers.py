@@ -545,6 +545,40 @@ def test_the_shortest_trace_and_whole_numbers_are_taken():
     assert math.isfinite(split_r_hat(torch.tensor([[0, 1], [1, 0], [1, 1], [0, 0]])))
 
 
+@pytest.mark.parametrize("T", [4, 5, 6, 7, 8, 9, 10, 12, 20])
+@pytest.mark.parametrize("n", [2, 50])
+def test_short_traces_of_chains_that_are_stuck_are_not_worth_more_than_their_draws(T, n):
+    """Each chain keeps its own place, but for a hair: n draws of it, whatever T."""
+    generator = torch.Generator().manual_seed(0)
+    trace = torch.randn(n, generator=generator) + 1e-3 * torch.randn(T, n, generator=generator)
+    assert effective_sample_size(trace) < T * n / 2
+    assert split_r_hat(trace) > 10
+
+
+@pytest.mark.parametrize("T", [4, 5, 6, 8])
+def test_short_traces_of_independent_draws_are_worth_about_their_number(T):
+    """In the median over many traces; one alone may err by a factor of two."""
+    sizes = [effective_sample_size(torch.randn(T, 100, generator=torch.Generator().manual_seed(i))) for i in range(50)]
+    assert 0.5 * 100 * T < sorted(sizes)[25] < 2 * 100 * T
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.bool])
+def test_traces_of_any_type_lists_and_arrays_are_taken(dtype):
+    trace = torch.randint(2, (30, 4), generator=torch.Generator().manual_seed(0))
+    for diagnose in (lambda t: autocorrelation(t).tolist(), effective_sample_size, split_r_hat):
+        expected = diagnose(trace.double())
+        assert diagnose(trace.to(dtype)) == diagnose(trace.tolist()) == diagnose(trace.numpy()) == expected
+        for wrong, message in ((trace[:, :0], r"got \(30, 0\)"), ("trace", "the trace is a str")):
+            with pytest.raises(ValueError, match=message):
+                diagnose(wrong)
+
+
+def test_chains_that_moved_once_are_seen():
+    """Both halves are constant: no variance within, and R̂ without bound."""
+    assert split_r_hat(torch.tensor([0.0, 0, 1, 1])[:, None]) == math.inf
+    assert math.isfinite(effective_sample_size(torch.tensor([0.0, 0, 1, 1])[:, None]))
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 START = torch.zeros(4, 3)

@@ -385,3 +385,32 @@ def test_two_states_separate_vowels_from_consonants(english):
     vowel_state = share[:, vowels].sum(1).argmax()
     assert share[vowel_state, vowels].min() > 0.95
     assert share[vowel_state, consonants].max() < 0.2
+
+
+# ---- nothing asked for, and counts that are none -------------------------------------------------------------------
+
+
+@every_model
+def test_no_words_are_drawn_where_none_are_asked_for(name, corpus):
+    model = models(corpus)[name]
+    assert len(model.sample(0)) == 0
+    assert model.sample(0).dtype == torch.int64
+    for n in (-1, 2.5):
+        with pytest.raises(ValueError, match=f"n is {n}: it must be a whole number ≥ 0"):
+            model.sample(n)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_counts_below_0_are_refused(value, corpus):
+    with pytest.raises(ValueError, match=f"strength is {value}"):
+        MarkovChain.fit(corpus, V, 1, strength=value)
+    with pytest.raises(ValueError, match=f"alpha is {value}"):
+        HiddenMarkovModel.fit(corpus, 2, V, alpha=value)
+
+
+def test_no_words_teach_nothing(corpus):
+    with pytest.raises(ValueError, match=r"x has the shape \(0, 6\): a model is fitted to at least one example"):
+        HiddenMarkovModel.fit(corpus[:0], 2, V)
+    for n in (0, 1.5):
+        with pytest.raises(ValueError, match=f"n_states is {n}"):
+            HiddenMarkovModel(n, V)

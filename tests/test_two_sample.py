@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgm_lib import two_sample
+from dgm_lib import neighbours, two_sample
 from dgm_lib.two_sample import (
     by_hyperplane,
     by_neighbours,
@@ -108,7 +108,7 @@ def mmd(a, b):
 
 def test_kernel_distance_is_a_double_loop(monkeypatch):
     a, b = normal(9, 4), normal(7, 4, seed=1) + 0.5
-    monkeypatch.setattr(two_sample, "PAIRS", 20)  # blocks of a few rows
+    monkeypatch.setattr(neighbours, "PAIRS", 20)  # blocks of a few rows
     assert kernel_distance(a, b)[0] == pytest.approx(mmd(a, b), rel=1e-12)
     assert kernel_distance(a.float(), b.float())[0] == pytest.approx(mmd(a.float(), b.float()), rel=1e-5)
 
@@ -179,7 +179,7 @@ def loops(real, made, k):
 @pytest.mark.parametrize("pairs", [1, 100, 2**22])
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_neighbours_are_those_of_plain_loops(pairs, k, monkeypatch):
-    monkeypatch.setattr(two_sample, "PAIRS", pairs)
+    monkeypatch.setattr(neighbours, "PAIRS", pairs)
     real, made = normal(40, 3), 1.3 * normal(30, 3, seed=1) + 0.4
     found = (*precision_recall(real, made, k), *density_coverage(real, made, k))
     assert found == pytest.approx(loops(real, made, k))
@@ -363,3 +363,64 @@ def test_a_number_of_neighbours_that_there_are_not_is_refused():
         precision_recall(normal(9, 2), normal(3, 2))
     with pytest.raises(ValueError, match="needs at least 1 examples of each sample, and made has 0"):
         density_coverage(normal(9, 2), normal(0, 2))
+
+
+# ---- any type, and classifiers that answer otherwise ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.uint8, torch.int64, torch.bool])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_features_of_any_type_lists_and_arrays_are_taken(measure, dtype):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(2, (20, 3), generator=generator) for _ in range(2))
+    expected = measure(a.double(), b.double())
+    assert measure(a.to(dtype), b.to(dtype)) == expected
+    assert measure(a.tolist(), b.double().numpy()) == expected
+    for wrong in ("features", None, [[1.0], [2.0, 3.0]]):
+        with pytest.raises(ValueError, match="that is no array of numbers: give a tensor"):
+            measure(a, wrong)
+
+
+@pytest.mark.parametrize("n_features", [1, 2])
+def test_frechet_distance_of_few_features_is_that_in_closed_form(n_features):
+    """Of one feature the covariance is a number: (μ₁ − μ₂)² + (σ₁ − σ₂)², for each feature on its own."""
+    a, b = normal(50, n_features), 3 * normal(60, n_features, seed=1) + 1
+    if n_features == 2:
+        a[:, 1], b[:, 1] = 0, 2  # constants
+    expected = ((a.mean(0) - b.mean(0)) ** 2 + (a.std(0) - b.std(0)) ** 2).sum().item()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda n: torch.zeros(n, 1),
+        lambda n: torch.zeros(n, 1).long(),
+        lambda n: torch.full((n,), 2),
+        lambda n: torch.zeros(n),
+    ],
+    ids=["floats", "column", "two", "float labels"],
+)
+def test_a_classifier_that_names_no_samples_is_refused(answer):
+    with pytest.raises(ValueError, match="label"):
+        two_sample_accuracy(normal(20, 2), normal(20, 2), lambda train, y, x: answer(len(x)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32])
+def test_names_of_any_whole_type_are_taken(dtype):
+    a, b = normal(40, 2), normal(40, 2, seed=1) + 1
+    other = two_sample_accuracy(a, b, lambda *given: by_neighbours(*given).to(dtype))
+    assert other == two_sample_accuracy(a, b)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda k: precision_recall(normal(9, 2), normal(9, 2), k),
+        lambda k: density_coverage(normal(9, 2), normal(9, 2), k),
+        lambda k: control(frechet_distance, normal(9, 1), k),
+    ],
+)
+def test_halves_of_neighbours_and_examples_are_refused(measure):
+    with pytest.raises(ValueError, match=r"is 2\.5: it must be a whole number"):
+        measure(2.5)

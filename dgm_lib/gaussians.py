@@ -1,0 +1,49 @@
+"""What is asked of Gaussians in several places: covariances of rows, densities, and what is known of a part."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dgm_lib.checks import as_double
+
+NUMBERS = 2**23  # of the covariances that are factorised together where each example has gaps of its own: 64 MB
+
+
+def covariance_of(x: Tensor, weights: Tensor | None = None, *, correction: int = 0) -> Tensor:
+    """The covariance of rows, of which each counts `weights` times: (N, D), (N,) -> (D, D), for one feature, too."""
+    return torch.cov(x.mT, correction=correction, aweights=weights).view(x.shape[1], x.shape[1])
+
+
+def log_normal(centred: Tensor, scale_tril: Tensor) -> Tensor:
+    """log N(x; μ, LLᵀ) from x − μ, (B, D), and one L, (D, D): (B,) nats."""
+    solved = torch.linalg.solve_triangular(scale_tril, centred.mT, upper=False).mT
+    log_det = 2 * scale_tril.diagonal().log().sum()
+    return -0.5 * (solved.square().sum(1) + log_det + centred.shape[1] * math.log(2 * math.pi))
+
+
+def of_known(x: Tensor, known: Tensor, mu: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """log N(x_known; …), (B,) nats, and E[x | x_known], (B, D), of one Gaussian. Bishop 2006, 2.81 and 2.98.
+
+    x: (B, D). known: bool, (B, D), or (1, D) where all examples have the same gaps, and one matrix is factorised.
+    In float64: Σ may be so narrow in some directions that float32, solving it, would keep no digit of the mean.
+    """
+    mu, covariance = as_double(mu), as_double(covariance)
+    known = known.to(mu.device)
+    centred = torch.where(known, x.to(mu) - mu, 0)
+    part = max(1, NUMBERS // x.shape[1] ** 2) if len(known) > 1 else max(1, len(x))
+    parts = [_of_known(c, m, covariance) for c, m in zip(centred.split(part), known.split(part))]
+    log_prob, gain = (torch.cat(values).to(x) for values in zip(*parts, strict=True))
+    return log_prob, gain + mu.to(x)
+
+
+def _of_known(centred: Tensor, known: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """In the row and column of an unknown entry Σ becomes I: the known ones keep their density, others are apart."""
+    both = known[:, :, None] & known[:, None]  # (B, D, D)
+    factor = torch.linalg.cholesky(torch.where(both, covariance, torch.eye(len(covariance)).to(covariance)))
+    solved = torch.einsum("bi,bij->bj", centred, torch.cholesky_inverse(factor))  # Σ⁻¹(x − μ), 0 where unknown
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = log_det + known.sum(-1).to(centred) * math.log(2 * math.pi)
+    return -0.5 * ((centred * solved).sum(-1) + constant), solved @ covariance
