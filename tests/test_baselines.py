@@ -309,10 +309,10 @@ def test_counts_below_0_are_refused(name, alpha, sample):
         "naive Bayes": lambda **options: NaiveBayes.fit(x, y, LEVELS, CLASSES, **options),
         "pixel chain": lambda **options: PixelChain.fit(x, LEVELS, **options),
     }[name]
-    with pytest.raises(ValueError, match=f"alpha is {alpha}: it must be a number ≥ 0 and finite"):
+    with pytest.raises(ValueError, match=f"alpha is {alpha:g}: it must be ≥ 0 and finite"):
         fit(alpha=alpha)
     if name == "pixel chain":
-        with pytest.raises(ValueError, match=f"strength is {alpha}"):
+        with pytest.raises(ValueError, match=f"strength is {alpha:g}"):
             fit(strength=alpha)
 
 

@@ -207,7 +207,7 @@ def test_a_damaged_cache_is_made_anew(few, cache):
 
 
 def test_a_judge_learns_from_training_data_only(few):
-    wrong = [replace(split, x=255 - split.x, y=(split.y + 1) % 10) for split in (few.validation, few.test)]
+    wrong = [replace(split, x=split.levels - 1 - split.x, y=(split.y + 1) % 10) for split in (few.validation, few.test)]
     spoilt = replace(few, validation=wrong[0], test=wrong[1])
     one, other = (features.train(data, QUICK).state_dict() for data in (few, spoilt))
     for name in one:

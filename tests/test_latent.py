@@ -854,7 +854,7 @@ def test_counts_below_0_are_refused(alpha, images):
         lambda: CategoricalMixture(2, SHAPE, LEVELS, alpha=alpha),
         lambda: CategoricalMixture.fit(images[0], 2, LEVELS, alpha=alpha),
     ):
-        with pytest.raises(ValueError, match=f"alpha is {alpha}: it must be a number ≥ 0"):
+        with pytest.raises(ValueError, match=f"alpha is {alpha:g}: it must be ≥ 0"):
             make()
 
 
