@@ -33,6 +33,14 @@ def save(path: Path, state: dict) -> None:
         os.replace(part, path)
 
 
+def as_path(path: Path | str) -> Path:
+    """The path with the home folder in place of "~"."""
+    try:
+        return Path(path).expanduser()
+    except (TypeError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint is {path!r}, which names no file ({error})") from None
+
+
 def check_path(path: Path) -> None:
     """Raises CheckpointError where `save` could not write; leaves no more than the folder."""
     if path.is_dir():

@@ -173,6 +173,8 @@ def what_is_wrong(error: Exception, loss: Callable, batch: tuple, dtype: torch.d
         return f"it takes {signature(loss)}, but a batch has {parts}: it is called as loss(*batch)"
     if "more than 1 value per channel" in str(error):
         return "batch normalisation needs more than one example: leave a last batch of one out with drop_last=True"
+    if not isinstance(error, RuntimeError):
+        return None
     others = {part.dtype for part in batch if isinstance(part, Tensor) and part.is_floating_point()} - {dtype}
     if others and any(word in str(error) for word in ("dtype", "scalar type", "Input type")):
         return f"a batch holds {others.pop()} and the parameters are {dtype}: convert the data, x.to({dtype})"

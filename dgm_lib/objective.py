@@ -102,7 +102,7 @@ class Objective:
 
     def _scale_rates(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = factor * group["lr"]
+            group["lr"] = factor * group["lr"] if factor != 1 else group["lr"]
 
     def kind(self) -> str:
         """The classes of the optimizer and of its schedules, and of how many tensors they are."""
@@ -114,9 +114,8 @@ class Objective:
         """What a checkpoint keeps of this player; `kind` says into what it can be loaded."""
         state = {"kind": self.kind(), "optimizer": self.optimizer.state_dict()}
         if self.scheduler is not None:
-            state["scheduler"] = checkpoint.without_functions(self.scheduler.state_dict()) | {
-                "lowered": self._lowered()
-            }
+            state["scheduler"] = checkpoint.without_functions(self.scheduler.state_dict())
+            state["lowered"] = self._lowered()
         return state
 
     def load_state_dict(self, state: dict) -> None:
@@ -129,7 +128,7 @@ class Objective:
                     self.optimizer.state[p][key] = kept.to(self.optimizer.state[p][key].device)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-            self.scheduler.lowered = state["scheduler"].get("lowered", 1.0)
+            self.scheduler.lowered = state.get("lowered", 1.0)
 
     def _check_state(self) -> None:
         """Raises ValueError where a checkpoint of this player could not be read again."""

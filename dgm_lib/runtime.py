@@ -176,7 +176,9 @@ def agree(describe: Callable[[], dict[str, Any]]) -> None:
         for key in {**first, **other}:
             here, there = (str(part.get(key, "missing")) for part in (first, other))
             if here != there:
-                raise ValueError(f"{key}: {here} in process 0, {there} in process {number}; it must be the same in all")
+                raise ValueError(
+                    f"{key} is {here} in process 0 and {there} in process {number}: it must be the same in all"
+                )
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], loss: Tensor | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dgm_lib import checkpoint, checks, runtime
@@ -39,6 +40,9 @@ class EarlyStopping:
     quantity: str
     patience: int = 10
     maximize: bool = False
+
+    def __post_init__(self) -> None:
+        checks.check_whole("patience", self.patience, at_least=1)
 
     def best_epoch(self, history: History, since: int = 0) -> int | None:
         """The epoch, from 0, with the best finite value of those from `since` on; None if there is none yet."""
@@ -238,8 +242,8 @@ class Epoch:
             return
         messages = torch.stack([message.float() for _, _, message in self.waiting]).tolist()
         for (name, step, _), (value, *stopped) in zip(self.waiting, messages):
-            self.over = self.over or any(stopped)
-            if self.over:
+            if any(stopped):
+                self.over = True
                 break
             limit = EXPLOSION * (1 + abs(self.run.first_loss.get(name, value)))
             if not math.isfinite(value) or abs(value) > limit:
@@ -269,7 +273,8 @@ class Epoch:
         if self.error is not None:
             raise self.error
         self.run.check_weights()
-        return {"batches an epoch": self.n_batches} | self.run.players()
+        number = f"the number of batches in epoch {self.run.epoch + 1} (see drop_last, and DistributedSampler)"
+        return {number: self.n_batches} | self.run.players()
 
 
 class Run:
@@ -284,7 +289,7 @@ class Run:
         path: Path | str | None,
     ):
         self.model, self.objectives, self.ema, self.stop = model, objectives, ema, stop
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = None if path is None else checkpoint.as_path(path)
         self.history = History()
         self.epoch = self.step = 0
         self.restarts = 0  # in this call; the history counts those of the whole run
@@ -330,9 +335,13 @@ class Run:
             objective.__post_init__()  # what was changed since it was made
             objective.name = name
             self._check_moved(objective)
-            last = getattr(objective.scheduler, "total_steps", epochs)
-            if epochs > last:
-                raise ValueError(f"the schedule of {name!r} ends after {last} epochs, and fit is to run {epochs}")
+            if isinstance(objective.scheduler, OneCycleLR) and epochs > objective.scheduler.total_steps:
+                raise ValueError(
+                    f"the schedule of {name!r} has {objective.scheduler.total_steps} steps, one an epoch, and fit is "
+                    f"to run {epochs}: make it with total_steps={epochs}"
+                )
+        if self.ema is not None and not _alike(self.ema.module, self.model):
+            raise ValueError("ema averages another model: make it by averaged(model), of the model given to fit")
 
     def _check_moved(self, objective: Objective) -> None:
         held = {id(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())}
@@ -469,6 +478,12 @@ class Run:
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"model": self.model} | ({"ema": self.ema} if self.ema is not None else {})
+
+
+def _alike(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two modules have parameters of the same names and shapes."""
+    first, second = ({name: p.shape for name, p in module.named_parameters()} for module in (a, b))
+    return first == second
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:
