@@ -43,7 +43,7 @@ def as_path(path: Path | str) -> Path:
 
 def check_path(path: Path) -> None:
     """Raises CheckpointError where `save` could not write; leaves no more than the folder."""
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, no error for a name that is too long
         raise CheckpointError(f"the checkpoint {path} is a folder: name a file in it")
     with _written_beside(path) as part:
         part.touch()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
 from dgm_lib import checkpoint, checks, runtime
 
@@ -51,6 +51,7 @@ class Objective:
             checks.check_positive("clip", self.clip)
         for schedule in schedules_in(self.scheduler):
             check_schedule(schedule, self.optimizer)
+            schedule.lowered = getattr(schedule, "lowered", 1.0)  # by how much the rates are below the schedule's
         self._check_state()
 
     def parameters(self) -> list[nn.Parameter]:
@@ -86,19 +87,16 @@ class Objective:
     def step_schedule(self) -> None:
         """The rates of the next epoch. The schedule does not see that rates were lowered, so all of them are."""
         if self.scheduler is not None:
-            self._scale_rates(1 / self._lowered())
+            self._scale_rates(1 / self.scheduler.lowered)
             self.scheduler.step()
-            self._scale_rates(self._lowered())
+            self._scale_rates(self.scheduler.lowered)
             self._make_plain()
 
     def lower_rate(self, factor: float) -> None:
         """Multiplies the learning rate, and all that the schedule will set."""
         self._scale_rates(factor)
         if self.scheduler is not None:
-            self.scheduler.lowered = factor * self._lowered()
-
-    def _lowered(self) -> float:
-        return getattr(self.scheduler, "lowered", 1.0)
+            self.scheduler.lowered *= factor
 
     def _scale_rates(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
@@ -115,7 +113,7 @@ class Objective:
         state = {"kind": self.kind(), "optimizer": self.optimizer.state_dict()}
         if self.scheduler is not None:
             state["scheduler"] = checkpoint.without_functions(self.scheduler.state_dict())
-            state["lowered"] = self._lowered()
+            state["lowered"] = self.scheduler.lowered
         return state
 
     def load_state_dict(self, state: dict) -> None:
@@ -142,12 +140,17 @@ class Objective:
 
     def _make_plain(self) -> None:
         """NumPy's numbers become Python's: a resumed run then calculates in the same types as an unbroken one."""
-        for group in self.optimizer.param_groups:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        for number, group in enumerate(self.optimizer.param_groups):
             group |= checkpoint.plain({key: group[key] for key in group if key != "params"}, "the optimizer's group")
+            if isinstance(group["lr"], Tensor) and any(group["lr"] is rate for rate in rates[:number]):
+                group["lr"] = group["lr"].clone()  # torch gives all groups one tensor, which a schedule would fill
         for schedule in schedules_in(self.scheduler):
-            for name, value in vars(schedule).items():
-                with suppress(ValueError):  # functions, and the optimizer itself
-                    setattr(schedule, name, checkpoint.plain(value, name))
+            for holder in (schedule, *getattr(schedule, "lr_lambdas", ())):
+                held = getattr(holder, "__dict__", None)
+                for name, value in held.items() if isinstance(held, dict) else ():
+                    with suppress(ValueError):  # functions, and the optimizer itself
+                        held[name] = checkpoint.plain(value, name)
 
 
 def schedules_in(schedule: LRScheduler | None) -> Iterator[LRScheduler]:
@@ -165,6 +168,11 @@ def check_schedule(schedule: object, optimizer: Optimizer) -> None:
         raise ValueError(f"the scheduler is a {name}: give one of torch.optim.lr_scheduler")
     if schedule.optimizer is not optimizer:
         raise ValueError(f"{name} is a schedule of another optimizer: make it of the one that the objective has")
+    for part in getattr(schedule, "_schedulers", ())[1:] if isinstance(schedule, SequentialLR) else ():
+        if type(part).get_lr is LRScheduler.get_lr:
+            raise ValueError(
+                f"{name} cannot begin a {type(part).__name__} at a milestone: put the sequence into the chain"
+            )
     try:
         inspect.signature(schedule.step).bind()
     except TypeError as error:

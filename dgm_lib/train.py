@@ -188,6 +188,7 @@ class Epoch:
         self.run, self.bf16 = run, bf16
         self.first, self.n_batches = run.step, 0
         self.error: Exception | None = None
+        self.ended = False  # this process has no more batches
         self.over = False  # some process has stopped, and all know
         self.message: Tensor | None = None  # of the last turn: the loss and, in a group, the share that has stopped
         self.waiting: list[tuple[str, int, Tensor]] = []
@@ -196,7 +197,11 @@ class Epoch:
     def batches(self, batches: Iterable) -> Iterator[tuple]:
         """This process's batches, until they are used up or a process has stopped."""
         own = batches_of(batches, self.run.epoch)
-        while not self.over and (batch := self._attempt(next, own, None)) is not None:
+        while not self.over:
+            batch = self._attempt(next, own, None)
+            if batch is None:
+                self.ended = True
+                return
             self.n_batches += 1
             yield batch
 
@@ -274,7 +279,7 @@ class Epoch:
             raise self.error
         self.run.check_weights()
         number = f"the number of batches in epoch {self.run.epoch + 1} (see drop_last, and DistributedSampler)"
-        return {number: self.n_batches} | self.run.players()
+        return {number: self.n_batches if self.ended else "more"} | self.run.players()
 
 
 class Run:
@@ -321,7 +326,7 @@ class Run:
         run = {"epochs": epochs, "retries": retries, "the checkpoint": self.path, "stop": self.stop}
         run |= {"the file to resume from is there": resume and self.path.exists(), "ema": self.ema is not None}
         run |= {f"{name} of the model": tensor.shape for name, tensor in self.model.state_dict().items()}
-        return run | {"the objectives": list(self.objectives)} | self.players()
+        return run | {"the list of objectives": list(self.objectives)} | self.players()
 
     def _check_players(self, epochs: int) -> None:
         """Raises ValueError unless each objective can be played, and moves what is in the model."""

@@ -1,4 +1,4 @@
-"""What two processes do when they are not given the same: run by test_runtime.py under torchrun, one case after another.
+"""What two processes do when they are not given the same: test_runtime.py runs this under torchrun, case after case.
 
 Each case trains; what came of it, a record or an error, is kept by name. A case that left the group out of step would
 spoil or hang the next ones.
@@ -38,7 +38,7 @@ def raising(error: Exception, rank: int = 1, call: int = 1):
 
     def act(*_):
         calls.append(1)
-        if RANK == rank and len(calls) == call:
+        if rank == RANK and len(calls) == call:
             raise error
 
     return act
@@ -49,9 +49,7 @@ def play(n=3, *, epochs=2, act=None, width=1, rate=0.1, names=("a",), every=(1, 
     net = nn.Linear(width, 1)
     net.bias.requires_grad_(not frozen)
     loss = lambda x: (act(x) if act else None, net(x).square().mean())[1]  # noqa: E731
-    players = {
-        name: Objective(loss, SGD(net.parameters(), rate), every=k, clip=clip) for name, k in zip(names, every)
-    }
+    players = {name: Objective(loss, SGD(net.parameters(), rate), every=k, clip=clip) for name, k in zip(names, every)}
     batches = options.pop("batches", None) or [torch.ones(4, width)] * (n[RANK] if isinstance(n, tuple) else n)
     history = fit(net, players, batches, epochs, progress=False, **options)
     return {"values": history.values, "restarts": history.restarts, "w": net.weight.tolist()}
@@ -97,7 +95,7 @@ def sampled(wrap):
     sampler, seen = DistributedSampler(data, seed=3), []
     loader = DataLoader(data, **wrap(sampler))
     play(batches=loader, act=lambda x: seen.append(x.flatten().tolist()))
-    both = runtime.gather([sum(seen[:2], []), sum(seen[2:], [])])
+    both = runtime.gather([seen[0] + seen[1], seen[2] + seen[3]])
     return [sorted(both[0][epoch] + both[1][epoch]) for epoch in range(2)] + [both[0][0] != both[0][1]]
 
 
@@ -131,7 +129,8 @@ CASES = {
     "retries": lambda: play(retries=RANK, checkpoint=FOLDER / "r"),
     "checkpoint in one": lambda: play(checkpoint=FOLDER / "one" if RANK else None),
     "checkpoint is a folder": lambda: play(checkpoint=FOLDER),
-    "resume in one": lambda: play(checkpoint=FOLDER / "r2", resume=bool(RANK)) or play(epochs=3),
+    "resume in one": lambda: [play(checkpoint=FOLDER / "r2", resume=bool(k and RANK)) for k in range(2)],
+    "resume of both": lambda: [play(checkpoint=FOLDER / "r3", epochs=k, resume=k > 1) for k in (1, 2)][1],
     "stop": lambda: play(stop=EarlyStopping("a", 1 + RANK)),
     "names": lambda: play(names=("a" if RANK else "b",)),
     "order": lambda: play(names=("ab", "ba")[RANK]),
