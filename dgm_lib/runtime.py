@@ -181,22 +181,24 @@ def agree(describe: Callable[[], dict[str, Any]]) -> None:
                 )
 
 
-def average_gradients(parameters: Iterable[nn.Parameter], loss: Tensor | None = None) -> Tensor:
+def average_gradients(parameters: Iterable[nn.Parameter], loss: Tensor | None = None, stopped: bool = False) -> Tensor:
     """Replaces each gradient by its mean over all processes, in one message; one that is missing counts as zero.
 
     The mean of per-process gradients is the gradient of the mean loss over the joint batch. Returns (2,): the mean of
-    the losses, and the share of processes that gave none; they keep their gradients. Alone: the loss, (1,).
+    the losses, and the share of processes that have stopped; these send zeros and keep what they have. Alone: the
+    loss, (1,).
     """
+    parameters = list(parameters)
+    loss = parameters[0].new_zeros(()) if loss is None else loss
     if n_processes() == 1:
         return loss.reshape(1)
-    parameters = list(parameters)
-    gradients = [torch.zeros_like(p) if loss is None or p.grad is None else p.grad for p in parameters]
-    said = torch.tensor([0.0, 1.0]) if loss is None else torch.stack([loss, torch.zeros_like(loss)])
+    gradients = [torch.zeros_like(p) if stopped or p.grad is None else p.grad for p in parameters]
+    said = torch.stack([loss, torch.full_like(loss, float(stopped))])
     said = said.to(gradients[0].device, torch.promote_types(gradients[0].dtype, torch.float32))
     joined = mean_over_processes(torch.cat([*(g.flatten() for g in gradients), said]))
     means = joined.split([*(p.numel() for p in parameters), 2])
     for p, gradient, mean in zip(parameters, gradients, means):
-        if loss is not None and p.requires_grad:  # a message has the same length in all, whatever is frozen in one
+        if p.requires_grad and not stopped:  # a message has the same length in all, whatever is frozen in one
             p.grad = gradient.copy_(mean.view_as(gradient))
     return means[-1].real
 

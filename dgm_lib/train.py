@@ -211,7 +211,7 @@ class Epoch:
         if batch is not None and self.error is None:
             self._attempt(self._play, objective, batch)
         if self.message is None:
-            self._average(objective.parameters(), None)
+            self._average(objective.parameters(), stopped=True)
         self.waiting.append((name, self.run.step, self.message))
         if len(self.waiting) >= CHECK_EVERY:
             self.look()
@@ -237,8 +237,8 @@ class Epoch:
                 raise
             raise ValueError(f"the loss of {objective.name!r} could not be computed: {said}") from error
 
-    def _average(self, parameters: list[nn.Parameter], loss: Tensor | None) -> Tensor:
-        self.message = runtime.average_gradients(parameters, loss)
+    def _average(self, *gradients, stopped: bool = False) -> Tensor:
+        self.message = runtime.average_gradients(*gradients, stopped=stopped)
         return self.message
 
     def look(self) -> None:
@@ -325,7 +325,10 @@ class Run:
             checkpoint.plain(self._state(), "the run's state")
         run = {"epochs": epochs, "retries": retries, "the checkpoint": self.path, "stop": self.stop}
         run |= {"the file to resume from is there": resume and self.path.exists(), "ema": self.ema is not None}
-        run |= {f"{name} of the model": tensor.shape for name, tensor in self.model.state_dict().items()}
+        run |= {
+            f"{name} of the model": f"{tuple(tensor.shape)}, {tensor.dtype}"
+            for name, tensor in self.model.state_dict().items()
+        }
         return run | {"the list of objectives": list(self.objectives)} | self.players()
 
     def _check_players(self, epochs: int) -> None:

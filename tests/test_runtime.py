@@ -253,7 +253,8 @@ ENDS = {
     "every": "every=1.* in process 0 and .*every=2.* in process 1",
     "rate": r"rates \[0.1\].* in process 0 and .*rates \[1.1\].* in process 1",
     "clip": "clip=None in process 0 and .*clip=1.0 in process 1",
-    "width": r"weight of the model is .*\[1, 1\].* in process 0 and .*\[1, 2\].* in process 1",
+    "width": r"weight of the model is \(1, 1\).* in process 0 and \(1, 2\).* in process 1",
+    "type": "weight of the model is .*float32 in process 0 and .*float64 in process 1",
     "frozen in one": r"\[1, 1\] numbers.* in process 0 and .*\[1\] numbers.* in process 1",
     "wrong in one": "ValueError: epochs is -1",
     "nan in one": "DivergenceError: the loss 'a' became nan at step 1",
@@ -262,6 +263,7 @@ ENDS = {
     "sampler": None,
     "batch sampler": None,
     "all alike again": None,
+    "by hand": None,
 }
 
 
@@ -291,6 +293,10 @@ def test_a_quantity_is_the_mean_over_the_processes_that_have_it(outcomes):
     of_one, others = (outcomes[0][case]["values"] for case in ("quantity of one", "other quantities"))
     assert of_one["q"] == [1.5, 1.5]
     assert [others[name] for name in "rsq"] == [[3.0, 3.0], [5.0, 5.0], [1.0, 1.0]]  # r: of both, 4 and 2
+
+
+def test_gradients_are_averaged_in_a_loop_of_ones_own(outcomes):
+    assert outcomes[1]["by hand"] == [[1.5, 1.5], [1.5, 1.5]]  # of 1 and 2; of 3 and none
 
 
 def test_a_chain_that_diverges_in_one_process_is_retried_in_both(outcomes):

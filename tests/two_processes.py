@@ -44,9 +44,22 @@ def raising(error: Exception, rank: int = 1, call: int = 1):
     return act
 
 
-def play(n=3, *, epochs=2, act=None, width=1, rate=0.1, names=("a",), every=(1, 1), frozen=False, clip=None, **options):
+def play(
+    n=3,
+    *,
+    dtype=torch.float32,
+    epochs=2,
+    act=None,
+    width=1,
+    rate=0.1,
+    names=("a",),
+    every=(1, 1),
+    frozen=False,
+    clip=None,
+    **options,
+):
     """n batches, or one number a process; what each player's loss is disturbed by; returns the record."""
-    net = nn.Linear(width, 1)
+    net = nn.Linear(width, 1).to(dtype)
     net.bias.requires_grad_(not frozen)
     loss = lambda x: (act(x) if act else None, net(x).square().mean())[1]  # noqa: E731
     players = {name: Objective(loss, SGD(net.parameters(), rate), every=k, clip=clip) for name, k in zip(names, every)}
@@ -139,6 +152,7 @@ CASES = {
     "rate": lambda: play(rate=0.1 + RANK),
     "clip": lambda: play(clip=1.0 if RANK else None),
     "width": lambda: play(width=1 + RANK),
+    "type": lambda: play(dtype=(torch.float32, torch.float64)[RANK]),
     "frozen in one": lambda: play(frozen=bool(RANK)),
     "wrong in one": lambda: play(epochs=-1 if RANK else 2),
     "nan in one": lambda: play(act=lambda x: x.mul_(math.nan) if RANK else None),
@@ -149,6 +163,16 @@ CASES = {
     "all alike again": lambda: play(),
 }
 
+
+def averaged_by_hand():
+    """What `average_gradients` does in a loop of one's own: the mean, where one process lacks the gradient."""
+    a, b = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    ((a.sum() * (RANK + 1)) if RANK else (a + 3 * b).sum()).backward()
+    runtime.average_gradients([a, b])
+    return [a.grad.tolist(), b.grad.tolist()]
+
+
+CASES["by hand"] = averaged_by_hand
 outcomes = {}
 for name, case in CASES.items():
     torch.manual_seed(0)
