@@ -25,6 +25,7 @@ from benchmarks import (
     hybrid_frechet,
     import_seconds,
     jem_figures,
+    kill_resume,
     langevin_speed,
     latent_figures,
     linear_vae,
@@ -120,6 +121,15 @@ FIGURES = (
         "equal weights",
         "×",
         two_processes.measure,
+    ),
+    Figure(
+        "kill-resume",
+        "`kill -9` at random moments of a training with checkpoints: resumed runs that are not the unbroken one to the "
+        "last bit, or that find a broken file",
+        "≤ 0",
+        "trainings",
+        kill_resume.measure,
+        runs=30,
     ),
     Figure(
         "ais-error-nats",

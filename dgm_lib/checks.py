@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from itertools import chain
 from numbers import Real
 from operator import index
@@ -396,3 +397,79 @@ def leaf(x: Tensor) -> Iterator[Tensor]:
 def usual(x: Tensor) -> Tensor:
     """x, as a tensor that autograd may keep: those of inference mode are none outside of it."""
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def check_loss(loss: object, name: str) -> Tensor:
+    """The loss. Raises ValueError unless it is one real number with a graph, ()."""
+    what = f"the loss of {name!r} is"
+    if not isinstance(loss, Tensor):
+        raise ValueError(f"{what} a {type(loss).__name__}: return a tensor with one number, the mean over the batch")
+    if loss.is_complex():
+        raise ValueError(f"{what} {loss.dtype}: it must be a real number")
+    if loss.shape != ():
+        raise ValueError(
+            f"{what} of shape {tuple(loss.shape)}: return one number, the mean over the batch, loss.mean()"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            f"{what} a number without a graph: compute it from parameters that are not frozen, without detach(), "
+            "item(), no_grad or inference_mode"
+        )
+    return loss
+
+
+def as_batch(batch: object) -> tuple:
+    """The parts of a batch, which a loss is called with. Raises ValueError for what is neither a tensor nor a tuple."""
+    if isinstance(batch, Tensor):
+        return (batch,)
+    what = "an array" if isinstance(batch, np.ndarray) else f"a {type(batch).__name__}"
+    if isinstance(batch, (tuple, list)):
+        if not any(isinstance(part, np.ndarray) for part in batch):
+            return tuple(batch)
+        what += " of arrays"
+    raise ValueError(
+        f"a batch is {what}: give a tensor x or a tuple of tensors (x, y), such as data.train.batches(128) does; "
+        "arrays become tensors by torch.from_numpy(x).float()"
+    )
+
+
+def what_is_wrong(error: Exception, loss: Callable, batch: tuple, dtype: torch.dtype) -> str | None:
+    """What an error in a loss says of its batch, with the remedy; None where it is about something else."""
+    if isinstance(error, TypeError) and not _takes(loss, batch):
+        parts = "one part" if len(batch) == 1 else f"{len(batch)} parts"
+        return f"it takes {signature(loss)}, but a batch has {parts}: it is called as loss(*batch)"
+    if "more than 1 value per channel" in str(error):
+        return "batch normalisation needs more than one example: leave a last batch of one out with drop_last=True"
+    if not isinstance(error, RuntimeError):
+        return None
+    others = {part.dtype for part in batch if isinstance(part, Tensor) and part.is_floating_point()} - {dtype}
+    if others and any(word in str(error) for word in ("dtype", "scalar type", "Input type")):
+        return f"a batch holds {others.pop()} and the parameters are {dtype}: convert the data, x.to({dtype})"
+    return None
+
+
+def _takes(function: Callable, arguments: tuple) -> bool:
+    """Whether the function can be called so; also where it does not tell."""
+    try:
+        signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
+
+
+def check_quantities(quantities: object) -> dict[str, float]:
+    """What `on_epoch` returned, as numbers by name. Raises ValueError where it is something else."""
+    quantities = {} if quantities is None else quantities
+    if not isinstance(quantities, Mapping):
+        raise ValueError(f"on_epoch returned a {type(quantities).__name__}: return a dict of numbers, or None")
+    for name, value in quantities.items():
+        try:
+            float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"on_epoch returned a {type(value).__name__} for {name!r}: return one number") from None
+    return {name: float(value) for name, value in quantities.items()}

@@ -6,11 +6,14 @@ kinds of device, so a GPU gives other draws from the same distribution.
 
 from __future__ import annotations
 
+import atexit
 import os
+import pickle
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -94,13 +97,15 @@ def autocast(where: torch.device, enabled: bool = True) -> AbstractContextManage
 def start_processes() -> tuple[int, int]:
     """Joins the group that torchrun describes in the environment; returns (rank, number of processes).
 
-    Without torchrun this is a group of one, and nothing is started. Calling it twice does no harm.
+    Without torchrun this is a group of one, and nothing is started. Calling it twice does no harm. However the process
+    ends, it leaves the group first: a thread of the group that outlives the interpreter would abort it.
     """
     if "RANK" in os.environ and not distributed.is_initialized():
         backend = "nccl" if device().type == "cuda" else "gloo"
         if backend == "nccl":
             torch.cuda.set_device(device())
         distributed.init_process_group(backend)
+        atexit.register(stop_processes)
     return rank(), n_processes()
 
 
@@ -120,12 +125,6 @@ def n_processes() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def wait_for_all() -> None:
-    """Returns when every process has come here."""
-    if n_processes() > 1:
-        distributed.barrier()
-
-
 def broadcast_weights(model: nn.Module) -> None:
     """Gives every process the parameters and buffers of process 0."""
     if n_processes() > 1:
@@ -142,22 +141,66 @@ def gather(value: Any) -> list:
     return values
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over all processes, in one message; one that is missing counts as zero.
+def together(action: Callable[[], Any]) -> list:
+    """What the action returns in every process, in the order of their ranks.
 
-    The mean of per-process gradients is the gradient of the mean loss over the joint batch.
+    An error of one process is raised in all of them: no process waits for one that has given up.
     """
     if n_processes() == 1:
-        return
-    parameters = [p for p in parameters if p.requires_grad]
-    for p in parameters:
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad  # every process sends a message of the same length
-    gradients = [p.grad for p in parameters]
-    joined = torch.cat([g.flatten() for g in gradients])
-    distributed.all_reduce(joined)
-    joined /= n_processes()
-    for gradient, mean in zip(gradients, joined.split([g.numel() for g in gradients])):
-        gradient.copy_(mean.view_as(gradient))
+        return [action()]
+    value = mine = None
+    try:
+        value = action()
+    except Exception as error:
+        mine = error
+    results = gather((value, mine and _portable(mine)))
+    for number, (_, error) in enumerate(results):
+        if error is not None:
+            error.add_note(f"in process {number}")
+            raise error from mine
+    return [value for value, _ in results]
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one with the same words where other processes could not take it over."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def agree(describe: Callable[[], dict[str, Any]]) -> None:
+    """Raises ValueError in every process where what they describe differs in any entry; errors as `together`."""
+    first, *others = together(describe)
+    for number, other in enumerate(others, 1):
+        for key in {**first, **other}:
+            here, there = (str(part.get(key, "missing")) for part in (first, other))
+            if here != there:
+                raise ValueError(
+                    f"{key} is {here} in process 0 and {there} in process {number}: it must be the same in all"
+                )
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], loss: Tensor | None = None, stopped: bool = False) -> Tensor:
+    """Replaces each gradient by its mean over all processes, in one message; one that is missing counts as zero.
+
+    The mean of per-process gradients is the gradient of the mean loss over the joint batch. Returns (2,): the mean of
+    the losses, and the share of processes that have stopped; these send zeros and keep what they have. Alone: the
+    loss, (1,).
+    """
+    parameters = list(parameters)
+    loss = parameters[0].new_zeros(()) if loss is None else loss
+    if n_processes() == 1:
+        return loss.reshape(1)
+    gradients = [torch.zeros_like(p) if stopped or p.grad is None else p.grad for p in parameters]
+    said = torch.stack([loss, torch.full_like(loss, float(stopped))])
+    said = said.to(gradients[0].device, torch.promote_types(gradients[0].dtype, torch.float32))
+    joined = mean_over_processes(torch.cat([*(g.flatten() for g in gradients), said]))
+    means = joined.split([*(p.numel() for p in parameters), 2])
+    for p, gradient, mean in zip(parameters, gradients, means):
+        if p.requires_grad and not stopped:  # a message has the same length in all, whatever is frozen in one
+            p.grad = gradient.copy_(mean.view_as(gradient))
+    return means[-1].real
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -170,8 +213,9 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def mean_values(quantities: dict[str, float]) -> dict[str, float]:
-    """Each quantity's mean over all processes, so that they all decide alike."""
-    if n_processes() == 1:
-        return quantities
-    values = torch.tensor([float(value) for value in quantities.values()], device=device())
-    return dict(zip(quantities, mean_over_processes(values).tolist()))
+    """Each quantity's mean over the processes that have it, so that all decide alike."""
+    everyone = gather(quantities)
+    return {
+        name: fmean(float(own[name]) for own in everyone if name in own)
+        for name in dict.fromkeys(name for own in everyone for name in own)
+    }

@@ -18,78 +18,19 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dgm_lib import checkpoint, runtime
+from dgm_lib import checkpoint, checks, runtime
+from dgm_lib.objective import Objective
+from dgm_lib.samplers import ChainError
 
 CHECK_EVERY = 20  # steps between looks at the losses: a look makes a GPU wait
 EXPLOSION = 1e4  # a loss this many times larger than at the start has diverged
 
 
 class DivergenceError(RuntimeError):
-    """A loss became NaN or infinite, or exploded."""
-
-
-@dataclass
-class Objective:
-    """One player's turn: what it lowers, and the optimizer that holds its parameters.
-
-    loss: called with the batch, `loss(x, y)`; returns a scalar in nats, the mean over the batch.
-    every: play on every k-th batch only (five critic steps to one of the generator: generator every=5).
-    clip: largest norm of the gradient, None for no limit.
-    scheduler: a schedule of the learning rate; `fit` steps it once an epoch and keeps it in the checkpoint.
-    """
-
-    loss: Callable[..., Tensor]
-    optimizer: Optimizer
-    every: int = 1
-    clip: float | None = None
-    scheduler: LRScheduler | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.optimizer, LBFGS):
-            raise ValueError("LBFGS computes the loss several times a step, which fit does not; take Adam or SGD")
-
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters that this player moves."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def turn(self, batch: tuple[Tensor, ...], bf16: bool = False) -> Tensor:
-        """One step of the optimizer on one batch; returns the loss, without its graph."""
-        parameters = self.parameters()
-        with runtime.autocast(parameters[0].device, bf16):
-            loss = self.loss(*batch)
-        self.optimizer.zero_grad()  # right before backward: erases what another player's turn left
-        loss.backward()
-        runtime.average_gradients(parameters)
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip)
-        self.optimizer.step()
-        return loss.detach()
-
-    def state_dict(self) -> dict:
-        """What a checkpoint keeps of this player; `kind` says into what it can be loaded."""
-        sizes = [len(group["params"]) for group in self.optimizer.param_groups]
-        kind = f"{type(self.optimizer).__name__} of {' + '.join(map(str, sizes))} tensors"
-        if self.scheduler is None:
-            return {"kind": kind, "optimizer": self.optimizer.state_dict()}
-        kind += f" with {type(self.scheduler).__name__}"
-        return {"kind": kind, "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes up what `state_dict` kept."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-
-    def lower_rate(self, factor: float) -> None:
-        """Multiplies the learning rate, also where the schedule starts from it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] *= factor
-        if self.scheduler is not None:
-            self.scheduler.base_lrs = [factor * rate for rate in self.scheduler.base_lrs]
+    """A loss or a weight became NaN or infinite, a loss exploded, or a chain inside a loss ran away."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +40,9 @@ class EarlyStopping:
     quantity: str
     patience: int = 10
     maximize: bool = False
+
+    def __post_init__(self) -> None:
+        checks.check_whole(1, patience=self.patience)
 
     def best_epoch(self, history: History, since: int = 0) -> int | None:
         """The epoch, from 0, with the best finite value of those from `since` on; None if there is none yet."""
@@ -171,54 +115,62 @@ def fit(
         `Objective(..., scheduler=…)`; one that `on_epoch` steps is not kept. Buffers that differ between processes are
         kept for each; with another number of processes all get those of process 0. A `stop` other than the file's
         counts from the first epoch after the resume.
-    retries: how often to go back to the checkpoint with half the learning rate when a loss diverges.
-    on_epoch: called after each epoch with model and ema in evaluation mode; the quantities it returns are recorded.
-    Raises DivergenceError, which says which loss, where and what to try, and CheckpointError.
+    retries: how often to go back, with half the learning rate, when a run diverges: to the last state of the file in
+        which every player has had a good loss, for one that the last step has spoilt would spoil the run again.
+    on_epoch: called after each epoch with model and ema in evaluation mode; the quantities it returns are recorded,
+        with several processes the mean over those that return it.
+    Raises DivergenceError, which says what diverged, where and what to try, CheckpointError, and ValueError for what
+    cannot be trained. What one process raises, all raise.
     """
-    run = Run(model, objectives, ema, stop, Path(checkpoint) if checkpoint else None)
-    run.start(resume, retries)
+    run = Run(model, objectives, ema, stop, checkpoint)
+    run.start(epochs, seed, resume, retries)
     with CtrlC() as pressed, progress_bar(epochs, batches, progress) as bar:
-        while run.epoch < epochs and not run.is_over() and not pressed:
-            runtime.seed_everything(seed, run.epoch, runtime.rank())
-            started = time.perf_counter()
-            try:
-                losses = play_epoch(run, batches, bf16, pressed, bar)
-            except DivergenceError:
-                if run.restarts >= retries:
-                    run.finish(interrupted=False)
-                    raise
-                run.go_back()
-                continue
-            if not pressed:
-                run.finish_epoch(losses, on_epoch, started)
-    run.finish(bool(pressed))
+        try:
+            while run.epoch < epochs and not run.is_over() and not pressed:
+                runtime.seed_everything(seed, run.epoch, runtime.rank())
+                started = time.perf_counter()
+                try:
+                    losses = play_epoch(run, batches, bf16, pressed, bar)
+                except DivergenceError:
+                    if run.restarts >= retries:
+                        raise
+                    run.go_back()
+                    continue
+                if not pressed:
+                    run.finish_epoch(losses, on_epoch, started)
+        finally:
+            run.finish(bool(pressed))
     return run.history
 
 
 def play_epoch(run: Run, batches: Iterable, bf16: bool, pressed: CtrlC, bar) -> dict[str, float]:
     """Every batch once, every player's turn on it; returns each objective's mean loss."""
     run.model.train()
-    losses = Losses(run)
-    for batch in epoch_of(batches, run.epoch):
-        run.step += 1
-        for name, objective in run.objectives.items():
-            if run.step % objective.every == 0:
-                losses.add(name, objective.turn(batch, bf16))
-        if run.ema is not None:
-            run.ema.update_parameters(run.model)
-        bar.update()
-        if pressed:
-            break
-    return losses.means()
+    epoch = Epoch(run, bf16)
+    with checks.seldom():
+        for batch in epoch.batches(batches):
+            run.step += 1
+            for name, objective in run.objectives.items():
+                if run.step % objective.every == 0:
+                    epoch.turn(name, objective, batch)
+            if run.ema is not None:
+                run.ema.update_parameters(run.model)
+            bar.update()
+            if pressed:
+                break
+        return epoch.mean_losses()
 
 
-def epoch_of(batches: Iterable, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-    """The batches of one epoch, as tuples; those that know `set_epoch` are told which epoch it is."""
-    if hasattr(batches, "set_epoch"):
-        batches.set_epoch(epoch)
+def batches_of(batches: Iterable, epoch: int) -> Iterator[tuple]:
+    """The batches of one epoch, as tuples. What must know which epoch it is, is told: a DataLoader's sampler, too."""
+    inner = getattr(batches, "batch_sampler", None)
+    for part in (batches, getattr(batches, "dataset", None), getattr(batches, "sampler", None), inner):
+        for knows in (part, getattr(part, "sampler", None)):
+            if hasattr(knows, "set_epoch"):
+                knows.set_epoch(epoch)
     batch = None
     for batch in batches:
-        yield (batch,) if isinstance(batch, Tensor) else tuple(batch)
+        yield checks.as_batch(batch)
     if batch is None:
         raise ValueError(
             f"epoch {epoch + 1} had no batch: the batches are used up or empty; "
@@ -226,35 +178,110 @@ def epoch_of(batches: Iterable, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         )
 
 
-class Losses:
-    """The losses of one epoch. They stay on the device and are looked at every few steps, by all processes at once."""
+class Epoch:
+    """The turns of one epoch, and their losses, which stay on the device and are looked at every few steps.
 
-    def __init__(self, run: Run):
-        self.run = run
+    Several processes: the message with a player's gradient also carries its loss, and whether a process has stopped,
+    because its batches are used up or something in it raised. One that has stopped sends empty messages until all know.
+    """
+
+    def __init__(self, run: Run, bf16: bool):
+        self.run, self.bf16 = run, bf16
+        self.first, self.n_batches = run.step, 0
+        self.error: Exception | None = None
+        self.ended = False  # this process has no more batches
+        self.over = False  # some process has stopped, and all know
+        self.message: Tensor | None = None  # of the last turn: the loss and, in a group, the share that has stopped
         self.waiting: list[tuple[str, int, Tensor]] = []
         self.seen: dict[str, list[float]] = {name: [] for name in run.objectives}
 
-    def add(self, name: str, loss: Tensor) -> None:
-        self.waiting.append((name, self.run.step, loss))
+    def batches(self, batches: Iterable) -> Iterator[tuple]:
+        """This process's batches, until they are used up or a process has stopped."""
+        own = batches_of(batches, self.run.epoch)
+        while not self.over:
+            batch = self._attempt(next, own, None)
+            if batch is None:
+                self.ended = True
+                return
+            self.n_batches += 1
+            yield batch
+
+    def turn(self, name: str, objective: Objective, batch: tuple | None) -> None:
+        """One player's turn, or an empty message in place of it."""
+        self.message = None
+        if batch is not None and self.error is None:
+            self._attempt(self._play, objective, batch)
+        if self.message is None:
+            self._average(objective.parameters(), stopped=True)
+        self.waiting.append((name, self.run.step, self.message))
         if len(self.waiting) >= CHECK_EVERY:
             self.look()
 
+    def _attempt(self, action: Callable, *arguments):
+        """What the action returns. In a group, None where it raises: the others are waiting for this process."""
+        try:
+            return action(*arguments)
+        except Exception as error:
+            if runtime.n_processes() == 1:
+                raise
+            self.error = error
+
+    def _play(self, objective: Objective, batch: tuple) -> None:
+        try:
+            objective.turn(batch, self.bf16, self._average)
+        except ChainError as error:
+            what = f"a chain in the loss {objective.name!r} diverged"
+            raise DivergenceError(self.run.what_diverged(objective.name, what, self.run.step, f": {error}")) from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            said = checks.what_is_wrong(error, objective.loss, batch, objective.parameters()[0].dtype)
+            if said is None:
+                raise
+            raise ValueError(f"the loss of {objective.name!r} could not be computed: {said}") from error
+
+    def _average(self, *gradients, stopped: bool = False) -> Tensor:
+        self.message = runtime.average_gradients(*gradients, stopped=stopped)
+        return self.message
+
     def look(self) -> None:
-        """Reads the waiting losses; raises DivergenceError at the first bad one."""
+        """Reads the waiting losses, up to where a process has stopped; raises DivergenceError at the first bad one."""
+        self._attempt(checks.settle)  # what models have put off, so that a device is asked no oftener than here
         if not self.waiting:
             return
-        values = runtime.mean_over_processes(torch.stack([loss.float() for _, _, loss in self.waiting])).tolist()
-        for (name, step, _), value in zip(self.waiting, values):
+        messages = torch.stack([message.float() for _, _, message in self.waiting]).tolist()
+        for (name, step, _), (value, *stopped) in zip(self.waiting, messages):
+            if any(stopped):
+                self.over = True
+                break
             limit = EXPLOSION * (1 + abs(self.run.first_loss.get(name, value)))
             if not math.isfinite(value) or abs(value) > limit:
-                raise DivergenceError(self.run.what_diverged(name, step, value))
+                start = f", having started at {self.run.first_loss[name]:.4g}" if name in self.run.first_loss else ""
+                raise DivergenceError(
+                    self.run.what_diverged(name, f"the loss {name!r} became {value:.4g}", step, start)
+                )
             self.run.first_loss.setdefault(name, value)
+            self.run.good.add(name)
             self.seen[name].append(value)
         self.waiting = []
 
-    def means(self) -> dict[str, float]:
+    def mean_losses(self) -> dict[str, float]:
+        """Each player's mean loss, once every process has come to its end of the epoch."""
+        while runtime.n_processes() > 1 and not self.over:
+            self.run.step += 1
+            for name, objective in self.run.objectives.items():
+                if self.run.step % objective.every == 0:
+                    self.turn(name, objective, None)
+                    self.over = self.over or self.message[1].item() == 1
         self.look()
+        self.run.step = self.first + self.n_batches
+        runtime.agree(self._outcome)
         return {name: sum(values) / len(values) if values else math.nan for name, values in self.seen.items()}
+
+    def _outcome(self) -> dict:
+        if self.error is not None:
+            raise self.error
+        self.run.check_weights()
+        number = f"the number of batches in epoch {self.run.epoch + 1} (see drop_last, and DistributedSampler)"
+        return {number: self.n_batches if self.ended else "more"} | self.run.players()
 
 
 class Run:
@@ -266,41 +293,95 @@ class Run:
         objectives: dict[str, Objective],
         ema: AveragedModel | None,
         stop: EarlyStopping | None,
-        path: Path | None,
+        path: Path | str | None,
     ):
-        self.model, self.objectives, self.ema, self.stop, self.path = model, objectives, ema, stop, path
+        self.model, self.objectives, self.ema, self.stop = model, objectives, ema, stop
+        self.path = None if path is None else checkpoint.as_path(path)
         self.history = History()
         self.epoch = self.step = 0
         self.restarts = 0  # in this call; the history counts those of the whole run
         self.first_loss: dict[str, float] = {}
         self.best: dict | None = None
         self.since = 0  # the first epoch of which `stop` could keep the state
+        self.newest: dict | None = None  # the state of the last epoch, as it is in the file
+        self.tried: dict | None = None  # the last state from which every player has had a good loss
+        self.good: set[str] = set()  # the players that have had one from the newest state
 
-    def start(self, resume: bool, retries: int) -> None:
-        if (resume or retries) and self.path is None:
-            raise ValueError("resume and retries need a file to go back to: give fit(..., checkpoint=PATH)")
+    def start(self, epochs: int, seed: int, resume: bool, retries: int) -> None:
+        runtime.agree(lambda: self._check(epochs, seed, resume, retries))
         runtime.broadcast_weights(self.model)
         if resume and self.path.exists():
             self.load()
         if retries and not self.history:
             self.save()  # so that even the first epoch has a state to go back to
 
+    def _check(self, epochs: int, seed: int, resume: bool, retries: int) -> dict:
+        """Raises ValueError or CheckpointError for what cannot be; returns what must be alike in all processes."""
+        for name, value in {"epochs": epochs, "seed": seed, "retries": retries}.items():
+            checks.whole(name, value)
+        if (resume or retries) and self.path is None:
+            raise ValueError("resume and retries need a file to go back to: give fit(..., checkpoint=PATH)")
+        self._check_players(epochs)
+        if self.path is not None and runtime.rank() == 0:
+            checkpoint.check_path(self.path)
+            checkpoint.plain(self._state(), "the run's state")
+        run = {"epochs": epochs, "retries": retries, "the checkpoint": self.path, "stop": self.stop}
+        run |= {"the file to resume from is there": resume and self.path.exists(), "ema": self.ema is not None}
+        run |= {
+            f"{name} of the model": f"{tuple(tensor.shape)}, {tensor.dtype}"
+            for name, tensor in self.model.state_dict().items()
+        }
+        return run | {"the list of objectives": list(self.objectives)} | self.players()
+
+    def _check_players(self, epochs: int) -> None:
+        """Raises ValueError unless each objective can be played, and moves what is in the model."""
+        if not isinstance(self.model, nn.Module):
+            raise ValueError(f"the model is a {type(self.model).__name__}: give the nn.Module that is trained")
+        if not isinstance(self.objectives, dict) or not self.objectives:
+            raise ValueError(f"objectives is {self.objectives!r}: give a dict, such as {{'loss': Objective(…)}}")
+        for name, objective in self.objectives.items():
+            if not isinstance(name, str) or not isinstance(objective, Objective):
+                raise ValueError(f"objectives holds {name!r}: {objective!r}, but it must be a name and an Objective")
+            objective.__post_init__()  # what was changed since it was made
+            objective.name = name
+            self._check_moved(objective)
+            if isinstance(objective.scheduler, OneCycleLR) and epochs > objective.scheduler.total_steps:
+                raise ValueError(
+                    f"the schedule of {name!r} has {objective.scheduler.total_steps} steps, one an epoch, and fit is "
+                    f"to run {epochs}: make it with total_steps={epochs}"
+                )
+        if self.ema is not None and not _alike(self.ema.module, self.model):
+            raise ValueError("ema averages another model: make it by averaged(model), of the model given to fit")
+
+    def _check_moved(self, objective: Objective) -> None:
+        held = {id(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())}
+        for p in objective.parameters():
+            if id(p) not in held:
+                raise ValueError(
+                    f"{objective.name!r} moves a parameter of shape {tuple(p.shape)} that is not in the model given to "
+                    "fit, which would not be saved: make the optimizer of that model's own parameters, not of a "
+                    "copy's, and put what else is learnt into the model"
+                )
+
+    def players(self) -> dict[str, str]:
+        """Each player in words, which must be the same in all processes."""
+        return {f"the player {name!r}": str(objective) for name, objective in self.objectives.items()}
+
     def is_over(self) -> bool:
         return self.stop is not None and self.stop.is_over(self.history, self.since)
 
     def finish_epoch(self, losses: dict[str, float], on_epoch: Callable | None, started: float) -> None:
         self._evaluation_mode()
-        quantities = dict(losses)
-        if on_epoch is not None:
-            with torch.no_grad():
-                quantities |= runtime.mean_values(on_epoch() or {})
+        with torch.no_grad():
+            measured = runtime.together(lambda: checks.check_quantities(on_epoch() if on_epoch is not None else None))
+        quantities = losses | runtime.mean_values(measured[runtime.rank()])
         self.epoch += 1
         self.history.add(quantities, time.perf_counter() - started)
         for objective in self.objectives.values():
-            if objective.scheduler is not None:
-                objective.scheduler.step()
+            objective.step_schedule()
         if self.stop is not None and self.stop.best_epoch(self.history, self.since) == self.epoch - 1:
-            self.best = {name: deepcopy(module.state_dict()) for name, module in self._modules().items()}
+            modules = {name: module.state_dict() for name, module in self._modules().items()}
+            self.best = checkpoint.plain(modules, "the best state", copy=True)
             self.history.best_epoch = self.epoch - 1
         if self.path is not None:
             self.save()
@@ -316,17 +397,26 @@ class Run:
         for module in self._modules().values():
             module.eval()
 
-    def what_diverged(self, name: str, step: int, value: float) -> str:
-        rates = sorted({group["lr"] for group in self.objectives[name].optimizer.param_groups})
-        start = f", having started at {self.first_loss[name]:.4g}" if name in self.first_loss else ""
+    def check_weights(self) -> None:
+        """Raises DivergenceError unless all that the players moved is finite: the last step of an epoch has no look."""
+        held = {f"the weights of {name!r}": objective.moved() for name, objective in self.objectives.items()}
+        if self.ema is not None:
+            held["the averaged weights"] = [p for p in self.ema.parameters() if p.requires_grad]
+        largest = torch.stack([_largest(tensors).cpu() for tensors in held.values()]).tolist()
+        for what, name, value in zip(held, [*self.objectives, *self.objectives], largest):
+            if not math.isfinite(value):
+                raise DivergenceError(self.what_diverged(name, f"{what} became {value:.4g}", self.step))
+
+    def what_diverged(self, name: str, what: str, step: int, more: str = "") -> str:
+        """The sentence of a DivergenceError of this player, with what to try."""
         back = (
             f"retries={self.restarts + 1} to go on from the last good epoch with half of it"
             if self.path
             else "a checkpoint to go back to"
         )
         return (
-            f"the loss {name!r} became {value:.4g} at step {step} (epoch {self.epoch + 1}){start}. "
-            f"Try a smaller learning rate (now {', '.join(f'{r:g}' for r in rates)}), "
+            f"{what} at step {step} (epoch {self.epoch + 1}){more}. "
+            f"Try a smaller learning rate (now {', '.join(f'{r:g}' for r in self.objectives[name].rates())}), "
             f"gradient clipping (Objective(..., clip=1.0)), or {back}.{self._last_good_state()}"
         )
 
@@ -340,28 +430,38 @@ class Run:
         )
 
     def go_back(self) -> None:
-        """Returns to the last good state, with half the learning rate for each time that this happened."""
+        """Returns to the last state that was good to every player, with half the rate for each time that it did."""
         restarts = self.history.restarts + 1
-        self.load()
+        self.load(tried=self.good < set(self.objectives))
         for objective in self.objectives.values():
             objective.lower_rate(0.5 ** (restarts - self.history.restarts))
         self.history.restarts = restarts
         self.restarts += 1
+        self.save()
 
     def save(self) -> None:
+        """Writes the state after this epoch, and with it the last one that has been tried."""
         buffers = runtime.gather({name: _buffers(module) for name, module in self._modules().items()})
-        if runtime.rank() == 0:
-            checkpoint.save(self.path, self._state() | {"buffers": buffers})
-        runtime.wait_for_all()
+        if self.good >= set(self.objectives):
+            self.tried = self.newest
+        runtime.together(lambda: self._write(buffers) if runtime.rank() == 0 else None)
+        self.good = set()
 
-    def load(self) -> None:
+    def _write(self, buffers: list) -> None:
+        self.newest = checkpoint.plain(self._state() | {"buffers": buffers}, "the run's state", copy=True)
+        checkpoint.save(self.path, self.newest | {"tried": self.tried})
+
+    def load(self, tried: bool = False) -> None:
+        """Takes up the newest state of the file, or the last one that was tried, if there is one."""
         players = {name: objective.state_dict() for name, objective in self.objectives.items()}
-        state = checkpoint.load(self.path, self._modules(), players)
+        state = runtime.together(lambda: checkpoint.load(self.path, self._modules(), players))[runtime.rank()]
+        self.tried = state.pop("tried", None)
+        self.newest = self.tried if tried and self.tried is not None else state
+        state, self.good = deepcopy(self.newest), set()
         same_group = len(state["buffers"]) == runtime.n_processes()
         own = state["buffers"][runtime.rank() if same_group else 0]
         for name, module in self._modules().items():
-            state[name].update(own[name])
-            module.load_state_dict(state[name])
+            module.load_state_dict(state[name] | own[name])
         for name, objective in self.objectives.items():
             objective.load_state_dict(state["optimizers"][name])
         self.history = History(**state["history"])
@@ -390,6 +490,18 @@ class Run:
         return {"model": self.model} | ({"ema": self.ema} if self.ema is not None else {})
 
 
+def _alike(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two modules have parameters of the same names and shapes."""
+    first, second = ({name: p.shape for name, p in module.named_parameters()} for module in (a, b))
+    return first == second
+
+
+def _largest(tensors: list[Tensor]) -> Tensor:
+    """The largest absolute value in floating-point tensors, NaN if there is one: (), without asking the device."""
+    tensors = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    return nn.utils.get_total_norm([tensor for tensor in tensors if tensor.numel()] or [torch.zeros(1)], math.inf)
+
+
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
     """The buffers that are saved: unlike parameters, they can differ between processes."""
     names = {name for name, _ in module.named_buffers()}
@@ -404,7 +516,8 @@ def averaged(model: nn.Module, decay: float = 0.999) -> AveragedModel:
 class CtrlC:
     """True once Ctrl-C was pressed: the first press asks to stop after the batch, a second one stops at once.
 
-    Only where this process trains alone and in its main thread; a group of processes ends at once, as usual.
+    Only where this process trains alone and in its main thread; a group of processes ends at once, as usual. Where
+    Ctrl-C is ignored, as in a background job, it stays so: it is meant for what runs in the foreground.
     """
 
     def __init__(self) -> None:
@@ -414,7 +527,8 @@ class CtrlC:
         return self.pressed
 
     def __enter__(self) -> CtrlC:
-        self.active = threading.current_thread() is threading.main_thread() and runtime.n_processes() == 1
+        deaf = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None)
+        self.active = threading.current_thread() is threading.main_thread() and runtime.n_processes() == 1 and not deaf
         if self.active:
             self.before = signal.signal(signal.SIGINT, self._press)
         return self

@@ -20,7 +20,7 @@ FLOORS = (
         *("classify", "semi_supervised", "semi_gan", "joint_vae", "joint_energy"),
     },
     {
-        *("datasets", "checkpoint", "train", "metrics", "two_sample", "representations", "plots"),
+        *("datasets", "checkpoint", "objective", "train", "metrics", "two_sample", "representations", "plots"),
         *("calibration", "robustness", "augmentation", "results"),
     },
     {"exercises", "doctor", "features", "few_data"},
@@ -32,7 +32,9 @@ BESIDE = {
     ("vae_gan", "gan"),
     ("semi_supervised", "vae"),
     ("joint_energy", "energy"),
+    ("objective", "checkpoint"),
     ("train", "checkpoint"),
+    ("train", "objective"),
     ("plots", "train"),
 }
 # A model does not know how it is trained, and what trains, loads or measures does not know what it is given.

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import nbformat
@@ -361,7 +362,8 @@ def test_a_killed_command_has_the_exit_code_of_a_shell(run):
 
 
 DRIVER = '''
-import run, sys
+import run, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may ignore it; a child would, too
 child = """
 import time
 try:
@@ -379,12 +381,15 @@ sys.exit(run.main(["course"]))
 
 @pytest.mark.skipif(os.name == "nt", reason="a test cannot press Ctrl-C in a Windows console")
 def test_ctrl_c_lets_the_command_tidy_up_first():
-    process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER], cwd=ROOT, stdout=-1, stderr=-1, text=True, start_new_session=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    os.killpg(process.pid, signal.SIGINT)
-    said, error = process.communicate(timeout=30)
+    command = [sys.executable, "-c", DRIVER]
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            os.killpg(process.pid, signal.SIGINT)
+            said, error = process.communicate(timeout=60)
+        finally:  # whatever was wrong: nothing may go on
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert (process.returncode, said, error) == (130, "tidied up\n", "")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 
 import pytest
 import torch
+from conftest import ROOT
 
 from dgm_lib import runtime
 
@@ -140,16 +143,22 @@ RESUME = """
 """
 
 
-def run_twice(code, folder):
-    """What each of two processes saved at the end of this code."""
+def torchrun(script, folder, seconds=120):
+    """Runs a script in two processes, which get the folder; returns what they said. A group can hang."""
     if sys.platform == "win32":
         pytest.skip("torchrun's store needs libuv, which torch for Windows lacks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DGM_DEVICE": "cpu"}
+    return subprocess.run(
+        [*command, str(folder)], env=environment, capture_output=True, text=True, timeout=seconds, cwd=folder
+    )
+
+
+def run_twice(code, folder):
+    """What each of two processes saved at the end of this code."""
     script = folder / "training.py"
     script.write_text(textwrap.dedent(code))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DGM_DEVICE": "cpu"}
-    command += [str(script), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)  # a group can hang
+    done = torchrun(script, folder)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -198,3 +207,129 @@ def test_averaged_gradients_are_the_gradients_of_the_joint_batch(two_processes):
             optimizer.step()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, two[name], rtol=1e-5, atol=1e-6)
+
+
+# ---- two processes that are not given the same ---------------------------------------------------------------------
+
+BATCHES = "the number of batches in epoch 1 .* is {} in process 0 and {} in process 1"
+# What each case of two_processes.py ends with, in both processes; None: a record.
+ENDS = {
+    "all alike": None,
+    "quantity of one": None,
+    "other quantities": None,
+    "on_epoch in one": None,
+    "batches (4, 5)": BATCHES.format(4, 5),
+    "batches (5, 4)": BATCHES.format(5, 4),
+    "batches (1, 2)": BATCHES.format(1, 2),
+    "batches (3, 40)": BATCHES.format(3, "more"),
+    "batches (70, 3)": BATCHES.format("more", 3),
+    "batches (19, 20)": BATCHES.format(19, "(20|more)"),
+    "batches (20, 21)": BATCHES.format(20, 21),
+    "batches (0, 3)": "epoch 1 had no batch",
+    "batches (3, 0)": "epoch 1 had no batch",
+    "batches of rare players": BATCHES.format(4, 5),
+    "batches of two players": BATCHES.format(30, "more"),
+    "no turn after the end": BATCHES.format(3, 4),
+    **{f"loss raises in call {call}": "ZeroDivisionError: oh$" for call in (1, 3, 6, 7, 12)},
+    "loss raises with two players": "ValueError: bad x$",
+    "both raise": "ValueError: one$",
+    "strange error": "RuntimeError: StrangeError: 1 and 2$",
+    "batches raise": "OSError: disk gone$",
+    "on_epoch raises": "KeyError: 'lost'$",
+    "on_epoch returns no dict": "on_epoch returned a int",
+    "optimizer raises": "ZeroDivisionError: step$",
+    "frozen in one after an epoch": "the player 'a' is .*1, 1.* in process",
+    "float64 in one": None,
+    "epochs": "epochs is 2 in process 0 and 3 in process 1",
+    "retries": "retries is 0 in process 0 and 1 in process 1",
+    "checkpoint in one": "the checkpoint is None in process 0 and .*one in process 1",
+    "checkpoint is a folder": "CheckpointError: the checkpoint .* is a folder",
+    "resume in one": "the file to resume from is there is False in process 0 and True in process 1",
+    "resume of both": None,
+    "stop": "stop is .*patience=1.* in process 0 and .*patience=2.* in process 1",
+    "names": "objectives is .*b.* in process 0 and .*a.* in process 1",
+    "order": "objectives is .*a.*b.* in process 0 and .*b.*a.* in process 1",
+    "number of players": "objectives is .*a.*b.* in process 0 and .*a.* in process 1",
+    "every": "every=1.* in process 0 and .*every=2.* in process 1",
+    "rate": r"rates \[0.1\].* in process 0 and .*rates \[1.1\].* in process 1",
+    "clip": "clip=None in process 0 and .*clip=1.0 in process 1",
+    "width": r"weight of the model is \(1, 1\).* in process 0 and \(1, 2\).* in process 1",
+    "type": "weight of the model is .*float32 in process 0 and .*float64 in process 1",
+    "frozen in one": r"\[1, 1\] numbers.* in process 0 and .*\[1\] numbers.* in process 1",
+    "wrong in one": "ValueError: epochs is -1",
+    "nan in one": "DivergenceError: the loss 'a' became nan at step 1",
+    "chain diverges in one": "DivergenceError: a chain in the loss 'a' diverged at step 25 .*: chain 3 is nan",
+    "chain diverges in one, retried": None,
+    "sampler": None,
+    "batch sampler": None,
+    "all alike again": None,
+    "by hand": None,
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What came of each case in each of the two processes."""
+    folder = tmp_path_factory.mktemp("cases")
+    done = torchrun(ROOT / "tests" / "two_processes.py", folder, seconds=300)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_every_case_was_run(outcomes):
+    assert list(outcomes[0]) == list(outcomes[1]) == list(ENDS)
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_two_processes_end_alike_whatever_differs_between_them(outcomes, case):
+    first, second = (outcome[case] for outcome in outcomes)
+    assert str(first) == str(second)
+    assert isinstance(first, str) == (ENDS[case] is not None), first
+    if ENDS[case] is not None:
+        assert re.search(ENDS[case], first), first
+
+
+def test_a_quantity_is_the_mean_over_the_processes_that_have_it(outcomes):
+    of_one, others = (outcomes[0][case]["values"] for case in ("quantity of one", "other quantities"))
+    assert of_one["q"] == [1.5, 1.5]
+    assert [others[name] for name in "rsq"] == [[3.0, 3.0], [5.0, 5.0], [1.0, 1.0]]  # r: of both, 4 and 2
+
+
+def test_gradients_are_averaged_in_a_loop_of_ones_own(outcomes):
+    assert outcomes[1]["by hand"] == [[1.5, 1.5], [1.5, 1.5]]  # of 1 and 2; of 3 and none
+
+
+def test_a_chain_that_diverges_in_one_process_is_retried_in_both(outcomes):
+    assert outcomes[0]["chain diverges in one, retried"]["restarts"] == 1
+
+
+@pytest.mark.parametrize("case", ["sampler", "batch sampler"])
+def test_a_sampler_of_a_loader_is_told_the_epoch(outcomes, case):
+    *epochs, other_order = outcomes[0][case]
+    assert epochs == [list(range(8))] * 2  # each example once an epoch, over both processes
+    assert other_order
+
+
+LEFT = """
+    import sys, torch
+    from torch import distributed
+    from dgm_lib import runtime
+
+    rank, _ = runtime.start_processes()
+    for _ in range(20):
+        distributed.all_reduce(torch.ones(100_000))
+    print("DONE", flush=True)
+    {end}
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise ValueError"])
+def test_a_process_leaves_its_group_however_it_ends(tmp_path, end):
+    """A thread of the group that outlives the interpreter aborts the process: exit code −6."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(LEFT).format(end=end))
+    done = torchrun(script, tmp_path)
+    assert done.stdout.count("DONE") == 2
+    assert "terminate called" not in done.stderr
+    assert "exitcode: -" not in done.stderr.replace("exitcode  : -", "exitcode: -")
+    assert done.returncode == ("raise" in end)
