@@ -335,7 +335,7 @@ def check_weight(**numbers: float) -> None:
 def check_positive(**numbers: float) -> None:
     """Raises ValueError unless each is a number > 0 and finite."""
     for name, number in numbers.items():
-        if not isinstance(number, Real) or not 0 < number < math.inf:
+        if not isinstance(number, Real) or isinstance(number, bool) or not 0 < number < math.inf:
             raise ValueError(f"{name} is {shown(number)}: it must be positive and finite")
 
 

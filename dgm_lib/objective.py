@@ -7,6 +7,7 @@ kept is refused when the player is made, not after an hour.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
@@ -47,7 +48,7 @@ class Objective:
         if not self.parameters():
             raise ValueError("the optimizer holds no parameter: there is nothing to move")
         checks.check_whole(1, every=self.every)
-        if self.clip is not None:
+        if self.clip not in (None, math.inf):
             checks.check_positive(clip=self.clip)
         for schedule in schedules_in(self.scheduler):
             check_schedule(schedule, self.optimizer)
