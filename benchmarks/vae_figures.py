@@ -19,6 +19,7 @@ from dgm_lib.distributions import (
     MixturePrior,
     StandardNormal,
     bernoulli_pixels,
+    categorical_pixels,
     logistic_mixture_pixels,
     logistic_pixels,
 )
@@ -80,7 +81,7 @@ def digits_nats(runs: int) -> Measurement:
 
 # ---- seconds to a published figure ---------------------------------------------------------------------------------
 
-PUBLISHED = 96.6  # nats, −ELBO of the test digits after 26 s
+PUBLISHED = 96.6  # nats, −ELBO of the test digits: the intro_dgm notebook run as it is, 26 s on two cores
 QUICK_EPOCHS = 30  # the −ELBO of the validation digits is then at most 95.9 for three seeds
 
 
@@ -114,6 +115,51 @@ def seconds_to_published(runs: int) -> Measurement:
         f"{QUICK_EPOCHS} epochs; −ELBO of the test digits then {median(elbos):.1f} ({min(elbos):.1f}–{max(elbos):.1f})"
     )
     return Measurement(seconds, range(runs), note, holds=median(seconds) <= 3 and max(elbos) <= PUBLISHED)
+
+
+# ---- the published recipe itself -----------------------------------------------------------------------------------
+
+
+class InLevels(nn.Module):
+    """Pixels in [0, 1] -> levels, which the published encoder is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 16 * x
+
+
+def published_model(data: datasets.Data, seed: int) -> VAE:
+    """The VAE of the intro_dgm notebooks to J. Tomczak's Deep Generative Modeling, trained with their settings.
+
+    16 latents, a table of 17 logits a pixel, Adamax, and the epoch that the validation digits prefer. Theirs draws the
+    KL as well, which is here in closed form: the same in the mean.
+    """
+    torch.manual_seed(seed)
+    latents, width, leaky = 16, 256, nn.LeakyReLU
+    encoder = nn.Sequential(InLevels(), MLP(64, width, width, 2 * latents, activation=leaky))
+    decoder = MLP(latents, width, width, (17, 8, 8), activation=leaky)
+    model = VAE(encoder, decoder, StandardNormal(latents), partial(categorical_pixels, levels=17))
+    held_out = data.validation.batches(64, shuffle=False)
+    objective = Objective(model.loss, torch.optim.Adamax(model.parameters(), 1e-3))
+    fit(
+        model,
+        {"-ELBO": objective},
+        data.train.batches(64, seed=seed),
+        1000,
+        seed=seed,
+        on_epoch=lambda: {"validation": metrics.nats(model.elbo, held_out)[0]},
+        stop=EarlyStopping("validation", patience=21),
+    )
+    return model
+
+
+def published_nats(runs: int) -> Measurement:
+    """−ELBO of the test digits, a mean of ten, by the published recipe trained here."""
+    torch.set_num_threads(1)  # networks this small gain nothing from more
+    data = datasets.load("digits")
+    models = [published_model(data, seed) for seed in range(runs)]
+    found = [bounds(model, data.test.scaled(), 1)[1] for model in models]
+    note = "16 latents, categorical pixels, Adamax at 0.001, batches of 64, at most 1,000 epochs, patience 20"
+    return Measurement(found, range(runs), note, holds=abs(median(found) - PUBLISHED) <= 1)
 
 
 # ---- MNIST ---------------------------------------------------------------------------------------------------------

@@ -194,6 +194,19 @@ def test_independent_latents_have_the_variance_of_the_precisions_diagonal():
     assert gap.min() > 0.01
 
 
+def test_a_rotation_in_equal_parts_makes_all_precisions_alike():
+    """R of ± 1/√8 is a rotation; where WᵀW is diagonal, each latent of WR has the mean precision."""
+    mix = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double() / 2**0.5
+    rotation = torch.kron(torch.kron(mix, mix), mix)
+    close(rotation.abs(), torch.full((8, 8), 8**-0.5).double())
+    close(rotation @ rotation.T, torch.eye(8).double())
+    close(torch.linalg.det(rotation), torch.tensor(1.0).double())
+    w = torch.linalg.qr(normal(20, 8)).Q * torch.arange(8, 0, -1)
+    turned = w @ rotation
+    close(turned @ turned.T, w @ w.T)
+    close((turned.T @ turned).diagonal(), (w.T @ w).diagonal().mean().expand(8))
+
+
 def test_the_kl_to_the_prior():
     mu, log_var = torch.tensor([0.7, -1.5]).double(), torch.tensor([0.4, -2.0]).double()
     z, width = line()
