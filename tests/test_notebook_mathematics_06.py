@@ -99,6 +99,49 @@ def test_gradients_against_the_best_critic_are_those_of_divergences(width, param
         close((weight * uphill * moves).sum(), exact[index].item(), atol=1e-7, rtol=1e-6)
 
 
+def test_the_non_saturating_divergence_is_one():
+    """KL(q‖p) − 2 JSD(p‖q) = 2 KL(m‖p), 0 where q = p (Shannon et al. 2020)."""
+    p, q = tables()
+    twice = 2 * kl((p + q) / 2, p)
+    close(kl(q, p) - 2 * jsd(p, q), twice)
+    assert (twice > 0).all()
+    close(2 * kl((p + p) / 2, p), torch.zeros(4))
+
+
+def test_derivatives_with_the_critic_held_fixed():
+    """With m = (p + q)/2: ∇ 2 JSD = ∫∇q (log q − log m) and ∇ 2 KL(m‖p) = ∫∇q (log m − log p)."""
+    p, _ = tables()
+    free = tables(seed=1)[0].log().requires_grad_()
+    q = free.softmax(-1)
+    m = (p + q) / 2
+    fixed = q.detach()
+    log_m = ((p + fixed) / 2).log()
+    for divergence, said in (
+        (2 * jsd(p, q), fixed.log() - log_m),
+        (2 * kl(m, p), log_m - p.log()),
+    ):
+        (exact,) = torch.autograd.grad(divergence.sum(), free, retain_graph=True)
+        (by_critic,) = torch.autograd.grad((q * said).sum(), free, retain_graph=True)
+        close(by_critic, exact, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", range(1, 9))
+def test_what_a_forgotten_heap_costs(k, n=8):
+    """Of n equal heaps a generator makes k alike: the closed forms, and which loss minds more."""
+    p = torch.full((n,), 1 / n, dtype=torch.float64)
+    q = (torch.arange(n) < k).double() / k
+    m = (p + q) / 2
+    share, log_2 = k / n, math.log(2)
+    two_jsd = torch.special.xlogy(p, p / m).sum() + torch.special.xlogy(q, q / m).sum()
+    non_saturating = 2 * torch.special.xlogy(m, m / p).sum()
+    here, there = math.log(2 / (1 + share)), math.log(2 / (1 + 1 / share))
+    assert two_jsd.item() == pytest.approx(here + share * there + (1 - share) * log_2, abs=1e-14)
+    expected = (1 + share) * math.log((1 + 1 / share) / 2) - (1 - share) * log_2
+    assert non_saturating.item() == pytest.approx(expected, abs=1e-14)
+    assert (non_saturating < two_jsd / 2) == (k == 7)
+    assert (non_saturating > two_jsd) == (k == 1)
+
+
 # ---- Wasserstein ---------------------------------------------------------------------------------------------------
 
 
