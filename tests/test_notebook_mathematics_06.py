@@ -126,8 +126,9 @@ def test_derivatives_with_the_critic_held_fixed():
 
 
 @pytest.mark.parametrize("k", range(1, 9))
-def test_what_a_forgotten_heap_costs(k, n=8):
+def test_what_a_forgotten_heap_costs(k):
     """Of n equal heaps a generator makes k alike: the closed forms, and which loss minds more."""
+    n = 8
     p = torch.full((n,), 1 / n, dtype=torch.float64)
     q = (torch.arange(n) < k).double() / k
     m = (p + q) / 2
