@@ -62,6 +62,31 @@ def test_the_divergence_lies_between_0_and_log_2():
     close(jsd(apart[0], apart[1]), math.log(2))
 
 
+def test_at_rest_no_player_gains_by_moving_alone():
+    """q = p and D = ½: V is −log 4, no table of logits is above it, and against this D every q has the same V."""
+    p, q = tables()
+
+    def value(logit, fakes):
+        return (p * logsigmoid(logit) + fakes * logsigmoid(-logit)).sum(-1)
+
+    shrug = torch.zeros_like(p)
+    close(value(shrug, p), torch.full((4,), -math.log(4)))
+    close(value(shrug, q), value(shrug, p))
+    others = 3 * torch.randn(100, 1, *p.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert (value(others, p) < value(shrug, p)).all()
+
+
+@pytest.mark.parametrize("width", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("distance", [1.0, 3.0, 6.0])
+def test_slope_of_the_best_logit_of_two_equal_gaussians(width, distance):
+    """log p − log q falls everywhere by the distance over the variance."""
+    x = torch.linspace(-1, 7, 9, dtype=torch.float64, requires_grad=True)
+    data, fakes = (Normal(*torch.tensor([place, width], dtype=torch.float64)) for place in (0.0, distance))
+    logit = data.log_prob(x) - fakes.log_prob(x)
+    (slope,) = torch.autograd.grad(logit.sum(), x)
+    close(slope, torch.full_like(slope, -distance / width**2), rtol=1e-9, atol=0)
+
+
 # ---- the generator's loss ------------------------------------------------------------------------------------------
 
 
