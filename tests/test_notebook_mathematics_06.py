@@ -62,6 +62,31 @@ def test_the_divergence_lies_between_0_and_log_2():
     close(jsd(apart[0], apart[1]), math.log(2))
 
 
+def test_at_rest_no_player_gains_by_moving_alone():
+    """q = p and D = ½: V is −log 4, no table of logits is above it, and against this D every q has the same V."""
+    p, q = tables()
+
+    def value(logit, fakes):
+        return (p * logsigmoid(logit) + fakes * logsigmoid(-logit)).sum(-1)
+
+    shrug = torch.zeros_like(p)
+    close(value(shrug, p), torch.full((4,), -math.log(4)))
+    close(value(shrug, q), value(shrug, p))
+    others = 3 * torch.randn(100, 1, *p.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert (value(others, p) < value(shrug, p)).all()
+
+
+@pytest.mark.parametrize("width", [0.05, 0.2, 1.0])
+@pytest.mark.parametrize("distance", [1.0, 3.0, 6.0])
+def test_slope_of_the_best_logit_of_two_equal_gaussians(width, distance):
+    """log p − log q falls everywhere by the distance over the variance."""
+    x = torch.linspace(-1, 7, 9, dtype=torch.float64, requires_grad=True)
+    data, fakes = (Normal(*torch.tensor([place, width], dtype=torch.float64)) for place in (0.0, distance))
+    logit = data.log_prob(x) - fakes.log_prob(x)
+    (slope,) = torch.autograd.grad(logit.sum(), x)
+    close(slope, torch.full_like(slope, -distance / width**2), rtol=1e-9, atol=0)
+
+
 # ---- the generator's loss ------------------------------------------------------------------------------------------
 
 
@@ -97,6 +122,50 @@ def test_gradients_against_the_best_critic_are_those_of_divergences(width, param
         (uphill,) = torch.autograd.grad(loss.sum(), at, retain_graph=True)
         (exact,) = torch.autograd.grad(divergence, theta, retain_graph=True)
         close((weight * uphill * moves).sum(), exact[index].item(), atol=1e-7, rtol=1e-6)
+
+
+def test_the_non_saturating_divergence_is_one():
+    """KL(q‖p) − 2 JSD(p‖q) = 2 KL(m‖p), 0 where q = p (Shannon et al. 2020)."""
+    p, q = tables()
+    twice = 2 * kl((p + q) / 2, p)
+    close(kl(q, p) - 2 * jsd(p, q), twice)
+    assert (twice > 0).all()
+    close(2 * kl((p + p) / 2, p), torch.zeros(4))
+
+
+def test_derivatives_with_the_critic_held_fixed():
+    """With m = (p + q)/2: ∇ 2 JSD = ∫∇q (log q − log m) and ∇ 2 KL(m‖p) = ∫∇q (log m − log p)."""
+    p, _ = tables()
+    free = tables(seed=1)[0].log().requires_grad_()
+    q = free.softmax(-1)
+    m = (p + q) / 2
+    fixed = q.detach()
+    log_m = ((p + fixed) / 2).log()
+    for divergence, said in (
+        (2 * jsd(p, q), fixed.log() - log_m),
+        (2 * kl(m, p), log_m - p.log()),
+    ):
+        (exact,) = torch.autograd.grad(divergence.sum(), free, retain_graph=True)
+        (by_critic,) = torch.autograd.grad((q * said).sum(), free, retain_graph=True)
+        close(by_critic, exact, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", range(1, 9))
+def test_what_a_forgotten_heap_costs(k):
+    """Of n equal heaps a generator makes k alike: the closed forms, and which loss minds more."""
+    n = 8
+    p = torch.full((n,), 1 / n, dtype=torch.float64)
+    q = (torch.arange(n) < k).double() / k
+    m = (p + q) / 2
+    share, log_2 = k / n, math.log(2)
+    two_jsd = torch.special.xlogy(p, p / m).sum() + torch.special.xlogy(q, q / m).sum()
+    non_saturating = 2 * torch.special.xlogy(m, m / p).sum()
+    here, there = math.log(2 / (1 + share)), math.log(2 / (1 + 1 / share))
+    assert two_jsd.item() == pytest.approx(here + share * there + (1 - share) * log_2, abs=1e-14)
+    expected = (1 + share) * math.log((1 + 1 / share) / 2) - (1 - share) * log_2
+    assert non_saturating.item() == pytest.approx(expected, abs=1e-14)
+    assert (non_saturating < two_jsd / 2) == (k == 7)
+    assert (non_saturating > two_jsd) == (k == 1)
 
 
 # ---- Wasserstein ---------------------------------------------------------------------------------------------------

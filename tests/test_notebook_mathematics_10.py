@@ -205,6 +205,29 @@ def test_picking_the_partner_bounds_the_mutual_information(generator):
         assert expected_partner_loss(joint, other, 4) > at_best
 
 
+def test_asked_in_both_directions_only_a_constant_is_free(generator):
+    joint = torch.rand(3, 3, generator=generator, dtype=torch.float64) ** 3
+    joint = joint / joint.sum()
+    ratio = (joint / (joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True))).log()
+
+    def both_ways(score):
+        return expected_partner_loss(joint, score, 3) + expected_partner_loss(joint.T, score.T, 3)
+
+    at_best = both_ways(ratio)
+    close(both_ways(ratio + 1.5), at_best)
+    of_a = torch.randn(3, 1, generator=generator, dtype=torch.float64)
+    assert both_ways(ratio + of_a) > at_best
+    assert both_ways(ratio + of_a.T) > at_best
+
+
+def test_a_score_of_unit_vectors_is_bounded(generator):
+    """|f(a)ᵀ f(b) / T| ≤ 1/T, and both ends are reached."""
+    f = torch.nn.functional.normalize(torch.randn(50, 4, generator=generator, dtype=torch.float64))
+    scores = torch.cat([f, -f]) @ f.T / 0.2
+    close(scores.max(), 5.0)
+    close(scores.min(), -5.0)
+
+
 def test_perfect_replay_weighs_all_tasks_alike():
     """p_t = 1/t new + (1 − 1/t) p_{t−1}: each of the first t tasks has 1/t."""
     weights = torch.zeros(6, dtype=torch.float64)
