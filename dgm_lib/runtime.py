@@ -29,12 +29,12 @@ def available_devices() -> list[str]:
     return [kind for kind, usable in found.items() if usable]
 
 
-def device(choice: str | None = None) -> torch.device:
+def device(choice: torch.device | str | None = None) -> torch.device:
     """The device to use: `choice`, else the environment variable DGM_DEVICE, else the fastest that is there.
 
     Under torchrun each process gets the GPU of its local rank. Raises ValueError if the choice is not available.
     """
-    choice = choice or os.environ.get("DGM_DEVICE") or available_devices()[0]
+    choice = str("" if choice is None else choice) or os.environ.get("DGM_DEVICE") or available_devices()[0]
     kind, _, index = choice.partition(":")
     if kind not in available_devices() or (index and not _has_index(kind, index)):
         source = "DGM_DEVICE" if choice == os.environ.get("DGM_DEVICE") else "the device asked for"

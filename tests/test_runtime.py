@@ -37,6 +37,7 @@ def test_the_environment_overrides_and_an_argument_overrides_it(monkeypatch):
     monkeypatch.setenv("DGM_DEVICE", "cuda:3")
     assert runtime.device() == torch.device("cuda:3")
     assert runtime.device("cpu") == torch.device("cpu")
+    assert runtime.device(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):
@@ -53,6 +54,9 @@ def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(monkeypatch, 
         runtime.device()
     with pytest.raises(ValueError, match="the device asked for is 'gpu'"):
         runtime.device("gpu")
+    for choice in (0, torch.device("meta"), "cuda:x"):
+        with pytest.raises(ValueError, match="here there is only"):
+            runtime.device(choice)
 
 
 def test_near_seeds_give_unrelated_streams():
