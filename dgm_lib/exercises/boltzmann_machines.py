@@ -186,11 +186,6 @@ FREE_ENERGY = Exercise(
     inputs=machines,
     wrong=[
         (
-            energy_of(lambda e: e, softplus),
-            "This is −F(v), the logarithm of the unnormalised probability. F is an energy: low where v is probable. "
-            "Both signs are to be turned.",
-        ),
-        (
             energy_of(lambda e: -e, softplus),
             "The hidden units' term has the wrong sign: every way to be on makes v more probable, and lowers F.",
         ),
@@ -456,21 +451,12 @@ RBM_GRADIENT = Exercise(
     inputs=phases,
     wrong=[
         (
-            lambda v, v_negative, W, c: -rbm_gradient(v, v_negative, W, c),
-            "The sign is turned: this lowers the likelihood, and is the gradient of the loss. Either F stands for −F, "
-            "or the two phases are exchanged: data raise the probability, negatives take it away.",
-        ),
-        (
             lambda v, v_negative, W, c: len(v) * phase(v, W, c) - len(v_negative) * phase(v_negative, W, c),
             "Your phases are sums. The log-likelihood is averaged: each phase is a mean over its own examples.",
         ),
         (
             lambda v, v_negative, W, c: phase(v, W, c) - phase(v_negative, W, c) * len(v_negative) / len(v),
             "You divide both phases by B. The M negatives have a mean of their own, and M may differ.",
-        ),
-        (
-            lambda v, v_negative, W, c: rbm_gradient(v, v_negative, W, c).T,
-            "Rows and columns are exchanged. A gradient has the shape of what it changes, and W is (D, n_hidden).",
         ),
         (
             lambda v, v_negative, W, c: phase(v, W, c),

@@ -114,10 +114,6 @@ UNLABELLED_BOUND = Exercise(
             "The entropy has the wrong sign: under the sum stands bound − log q(y|x), so that doubt raises the bound.",
         ),
         (
-            by_log_q(lambda bounds, log_q, q: -(q * (bounds - log_q)).sum(1)),
-            "This is its negative, the loss. The bound itself is asked, which training raises.",
-        ),
-        (
             by_log_q(lambda bounds, log_q, q: bounds.amax(1)),
             "You take the largest of the bounds. Each class counts by q(y|x), and the entropy is added.",
         ),

@@ -229,14 +229,6 @@ IW_BOUND = Exercise(
         ],
         (lambda w: w.exp().mean(0).log(), UNDERFLOWING),
         (lambda w: w.double().exp().mean(0).log(), UNDERFLOWING),
-        *[
-            (
-                lambda w, c=small: (w.exp().mean(0) + c).log(),
-                "A small constant inside the logarithm decides alone where all weights are smaller, and you get "
-                "{yours}. Take the largest log-weight out of the sum first, and no constant is needed.",
-            )
-            for small in SMALL
-        ],
         (lambda w: (w - w.amax(0)).exp().mean(0).log(), "The largest log-weight was taken out and never put back."),
         (lambda w: w.amax(0), "You take the best draw alone, which may lie above log p(x): a mean over all is meant."),
         (lambda w: iw_bound(w).exp(), "This is the mean of the weights, an estimate of p(x). Its logarithm is asked."),
@@ -412,7 +404,6 @@ ACTIVE_UNITS = Exercise(
         ),
         (mask_of(lambda mu: (mu - mu.mean(0)).square().sum(0)), "You compare the sum of squares. Divide it by N."),
         (lambda mu, least: mu.var() > least, "This is one variance of all numbers. Each latent has its own: dim=0."),
-        (lambda mu, least: ~active_units(mu, least), "These are the collapsed ones. True stands for a latent in use."),
         (lambda mu, least: active_units(mu, least).sum(), "This is how many are in use. Which ones is asked, (D,)."),
         (lambda mu, least: active_units(mu, least).float().mean(), "This is the share in use. Which ones is asked."),
         (lambda mu, least: mu.var(0), "These are the variances. Compare them with the threshold."),
@@ -639,7 +630,6 @@ ATTRIBUTE_VECTOR = Exercise(
     "cancels.",
     inputs=labelled_latents,
     wrong=[
-        (lambda z, has: -attribute_vector(z, has), "The sign is turned: yours takes the attribute away."),
         (
             lambda z, has: z[has].mean(0) - z.mean(0),
             "You subtract the mean of all images. The attribute is partly in there already, so the step is too short: "
