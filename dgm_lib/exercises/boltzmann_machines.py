@@ -178,12 +178,15 @@ def naive_softplus(a: Tensor) -> Tensor:
 FREE_ENERGY = Exercise(
     reference=free_energy,
     statement="For visible states v (B, D) of an RBM with W (D, n_hidden), b (D,), c (n_hidden,): F(v) in nats, (B,), "
-    "with exp(−F(v)) = Σ_h exp(−E(v, h)) and E(v, h) = −b·v − c·h − vᵀW h. Weights may be large.",
+    "with exp(−F(v)) = Σ_h exp(−E(v, h)) and E(v, h) = −b·v − c·h − vᵀW h. Weights may be large. In torch, gradients "
+    "come back through it to W, b and c.",
     nudge="Take one hidden unit. What does it add to −E when it is on, and when it is off? Sum the two exponentials. "
     "Then several units: what becomes of a sum over all h when the exponent is a sum over j?",
     right="weights in the thousands included. None of the 2^n_hidden states of h need be listed: the logarithm of "
     "their sum is a sum of n_hidden terms.",
     inputs=machines,
+    differentiate=("W", "b", "c"),
+    numbers_too=True,
     wrong=[
         (
             energy_of(lambda e: -e, softplus),

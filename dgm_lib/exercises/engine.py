@@ -25,6 +25,10 @@ from dgm_lib.exercises.values import as_tensor, close, show_arguments, show_pair
 
 SEED = 0
 GIVEN_IN_FULL = 1e-6  # relative; what float32 keeps of a number that was computed and not typed
+NO_GRADIENT = (
+    "No gradient comes back to {}, and training would leave that as it is. `detach`, `.data`, `no_grad`, `.item()` and "
+    "numpy cut the path."
+)
 BROKEN_PATH = "Training sends the gradient back through every step of yours: which one cuts it off, or changes it?"
 OF_ONE = "Your function returns a tuple of one thing: a comma stands behind what it returns, and makes a tuple of it."
 SIXTEEN_BIT = (
@@ -181,8 +185,29 @@ def _gradient_slip(exercise: Exercise, answer: Callable, inputs: list[tuple]) ->
     comparison = _compare(asked, inputs, {i: given.value for i, given in answers.items()})
     if comparison.first_difference() is None:
         return None
-    found = recognise(asked, comparison) or Finding(BROKEN_PATH, comparison)
-    return _verdict(exercise, "wrong", _evidence_of_gradient(exercise, comparison, len(inputs)), found.sentence)
+    known = recognise(asked, comparison)
+    sentence = known.sentence if known else _broken_path(exercise, comparison)
+    return _verdict(exercise, "wrong", _evidence_of_gradient(exercise, comparison, len(inputs)), sentence)
+
+
+def _broken_path(exercise: Exercise, comparison: Comparison) -> str:
+    """What to say of gradients that differ: to which arguments none comes back on any input, if that is all."""
+    cut = []
+    for name in exercise.differentiate:
+        yours, reference = (_gradients_by(name, exercise, comparison, of) for of in ("answers", "expected"))
+        if reference.any() and not yours.any():
+            cut.append(name)
+    return NO_GRADIENT.format(" or ".join(cut)) if cut else BROKEN_PATH
+
+
+def _gradients_by(name: str, exercise: Exercise, comparison: Comparison, of: str) -> Tensor:
+    """Those of all inputs in one row; they stand behind the value, in the order of the arguments asked for."""
+    rows = []
+    for arguments, values in zip(comparison.arguments, getattr(comparison, of)):
+        by_name = dict(zip(exercise.argument_names, arguments))
+        sizes = [by_name[other].numel() for other in exercise.differentiate]
+        rows.append(values[-sum(sizes) :].split(sizes)[exercise.differentiate.index(name)])
+    return torch.cat(rows)
 
 
 def _evidence_of_gradient(exercise: Exercise, comparison: Comparison, n_inputs: int) -> str:

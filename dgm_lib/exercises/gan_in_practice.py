@@ -510,12 +510,13 @@ PROJECTION_SCORE = Exercise(
     reference=projection_score,
     statement="The projection critic of a conditional GAN: features (B, D) of the images, their classes y (B,), a "
     "weight (D,) and one vector a class, embedding (K, D). The score: the inner product of the features with the "
-    "weight plus the one with the vector of the image's class, (B,).",
+    "weight plus the one with the vector of the image's class, (B,), with its gradients.",
     nudge="embedding[y] has one row for each image. Which numbers are multiplied, and over which dimension are they "
     "summed?",
     right="a batch of one included. The class enters through the features: an image of a good 3 that is called a 5 "
     "loses by the second part alone.",
     inputs=classified_features,
+    differentiate=("features", "weight", "embedding"),
     wrong=[
         (lambda h, y, w, e: h @ w, "The class does not appear: the generator may make any class it likes."),
         (lambda h, y, w, e: (h * e[y]).sum(1), "Only the class's part is there. features · weight is missing."),

@@ -327,12 +327,13 @@ NO_CONSTANT = (
 GAUSSIAN_LOG_LIKELIHOOD = Exercise(
     reference=gaussian_log_likelihood,
     statement="log p(x|z) for a decoder that gives the mean of independent Gaussian pixels: from x and mean, (B, D) "
-    "each, and the standard deviation sigma, a number: one value for each example, (B,) nats.",
+    "each, and the standard deviation sigma, a number: one value for each example, (B,) nats, with a gradient by mean.",
     nudge="Take the logarithm of the density of one Gaussian: an exponent and a normalising constant. Then D pixels, "
     "whose densities multiply.",
     right="errors of a hundred σ included. It is a density, so it may be positive; the squared error is only one part "
     "of it, and σ says how much that counts.",
     inputs=reconstructions,
+    differentiate=("mean",),
     atol=1e-4,  # float32 sums of hundreds
     wrong=[
         (by_squares(lambda e, n, s: -e), MSE),

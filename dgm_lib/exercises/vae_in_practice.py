@@ -202,11 +202,12 @@ WRONG_AXIS = (
 IW_BOUND = Exercise(
     reference=iw_bound,
     statement="The importance-weighted bound of each example, (B,) nats, from log_w (k, B): log p(x, z) − log q(z|x) "
-    "of k draws of z, numbers of some thousands, or −inf where a draw has no weight.",
+    "of k draws of z, numbers of some thousands, or −inf where a draw has no weight. Training differentiates it.",
     nudge="The weights average p(x). So the bound is a logarithm of a mean: which of the two comes first?",
     right="log-weights of −2000 nats included. For k = 1 it is the ELBO; in the mean it rises with k, towards "
     "log p(x).",
     inputs=log_weights,
+    differentiate=("log_w",),
     atol=1e-3,  # float32 keeps four decimals of 2000
     rtol=1e-5,
     wrong=[

@@ -68,11 +68,12 @@ OVERFLOW = (
 ENERGY_OF_LOGITS = Exercise(
     reference=energy_of_logits,
     statement="Logits f(x), (B, K), thousands of either sign, read as p(x, y) = exp(f(x)[y]) / Z. The energy E(x), "
-    "(B,) in nats, for which p(x) = exp(−E(x)) / Z with the same Z.",
+    "(B,) in nats, for which p(x) = exp(−E(x)) / Z with the same Z. Training differentiates it.",
     nudge="p(x) = Σ_y p(x, y). Write the sum as exp(−E(x)) and take the logarithm, without an overflow.",
     right="for logits of thousands, too. A number added to all logits of an example changes no p(y|x), and its energy "
     "by as much: that is what a plain classifier leaves open.",
     inputs=rows_of_logits,
+    differentiate=("logits",),
     atol=1e-4,
     rtol=1e-6,
     wrong=[
