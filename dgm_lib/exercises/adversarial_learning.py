@@ -229,10 +229,6 @@ CRITIC_LOSS = Exercise(
             "No gradient comes back to the logits of the real ones, so the critic never learns what they look like. "
             + CUT,
         ),
-        (
-            lambda r, f: cross_entropy(r, f).detach(),
-            "No gradient comes back to any logit, so training changes nothing. " + CUT,
-        ),
         (lambda r, f: cross_entropy(r.sigmoid(), f.sigmoid()), SIGMOID_TWICE),
         (lambda r, f: softplus(-r).mean() + softplus(-f).mean(), SAME_LABEL_REAL),
         (lambda r, f: softplus(r).mean() + softplus(f).mean(), SAME_LABEL_FAKE),

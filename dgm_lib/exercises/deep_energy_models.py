@@ -224,10 +224,6 @@ CONTRASTIVE_LOSS = Exercise(
             "and that is all. " + CUT,
         ),
         (
-            lambda data, model: (data.mean() - model.mean()).detach(),
-            "No gradient comes back to any energy, so training changes nothing. " + CUT,
-        ),
-        (
             lambda data, model: data.sum() - model.sum(),
             "These are sums, which do not balance with other numbers of data and chains: each side is a mean.",
         ),
@@ -403,10 +399,6 @@ DENOISING_LOSS = Exercise(
     differentiate=("score",),
     wrong=[
         (
-            lambda score, eps, sigma: half_square(sigma * score + eps).detach(),
-            "No gradient comes back to the score, so the model that gave it learns nothing. " + CUT,
-        ),
-        (
             lambda score, eps, sigma: half_square(sigma * score - eps),
             "The sign of eps is turned: your score would point along the noise, away from the data. It has to point "
             "back, to where x̃ is more probable.",
@@ -524,10 +516,6 @@ NCE_LOSS = Exercise(
                 p_data.detach() - noise_data, p_noise - noise_noise
             ),
             "No gradient comes back to log p at the data, so nothing raises p there. " + CUT,
-        ),
-        (
-            on_logits(lambda data, noise: two_sides(data, noise).detach()),
-            "No gradient comes back to log p, so training changes nothing. " + CUT,
         ),
         (
             lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data, p_noise),

@@ -318,10 +318,6 @@ HINGE_LOSSES = Exercise(
     differentiate=("real", "fake"),
     wrong=[
         (
-            both(lambda *scores: hinged(*scores).detach(), lambda *scores: raised(*scores).detach()),
-            "No gradient comes back to any score, so training changes nothing. " + CUT,
-        ),
-        (
             both(hinged, lambda *scores: raised(*scores).detach()),
             "No gradient of the generator's loss comes back to the scores of what it made, so it learns nothing. "
             + CUT,
@@ -444,11 +440,6 @@ GENERATOR_OUTPUT = Exercise(
     inputs=raw_images,
     differentiate=("raw",),
     wrong=[
-        (
-            lambda raw: raw.sigmoid().detach(),
-            "No gradient comes back to raw, so the generator learns nothing: `detach`, `no_grad` or numpy cuts the "
-            "path.",
-        ),
         (over_all_pixels, SOFTMAX.replace("{where}", "all pixels of an image")),
         (lambda raw: raw.softmax(-1), SOFTMAX.replace("{where}", "the pixels of each row")),
         (

@@ -572,11 +572,6 @@ REPARAMETERISE = Exercise(
     differentiate=("mu", "log_var"),
     wrong=[
         (
-            lambda mu, v, eps: reparameterise(mu, v, eps).detach(),
-            "No gradient comes back to mu or log_var, so the encoder learns nothing from the reconstruction. A "
-            "`detach`, `no_grad`, `.data`, numpy or `torch.tensor(…)` cuts the path.",
-        ),
-        (
             lambda mu, v, eps: reparameterise(mu, v.detach(), eps),
             "No gradient comes back to log_var: the reconstruction never teaches the encoder how uncertain to be. "
             "Something cuts the path there (`detach`, `no_grad`, `.data`).",
@@ -780,11 +775,6 @@ NEGATIVE_ELBO = Exercise(
     inputs=parts_of_the_loss,
     differentiate=("log_p_pixels", "kl"),
     wrong=[
-        (
-            lambda p, kl: negative_elbo(p, kl).detach(),
-            "No gradient comes back at all, so training changes nothing. A loss is a tensor that knows where it comes "
-            "from: `.item()`, `detach`, `no_grad` and numpy are for numbers that are only shown.",
-        ),
         (
             lambda p, kl: negative_elbo(p.detach(), kl),
             "No gradient comes back to log p, so nothing learns to reconstruct: training would only bring the "

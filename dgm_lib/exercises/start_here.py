@@ -157,11 +157,6 @@ CROSS_ENTROPY = Exercise(
     numbers_too=True,
     wrong=[
         (
-            lambda logits, labels: -log_probability(logits, labels).mean().detach(),
-            "No gradient comes back to the logits, so a classifier would learn nothing. A `detach`, `.data`, `no_grad` "
-            "or `torch.tensor(…)` cuts the path.",
-        ),
-        (
             lambda logits, labels: -label_logit(logits, labels).mean(),
             "This is minus the label's logit, and the normaliser is missing. A logit becomes a log-probability only "
             "when log Σ exp of its row is subtracted; without that, larger logits would always look better.",

@@ -547,10 +547,6 @@ THREE_PLAYERS = Exercise(
     differentiate=("kl", "reconstruction", "real", "reconstructed", "sampled"),
     wrong=[
         (
-            lambda *a: torch.stack(three_players(*a)).detach(),
-            "No gradient comes back (numpy, `.item()`, `detach` or `no_grad`?), so no player learns anything.",
-        ),
-        (
             with_encoder(lambda *a: right_encoder(*a) + deceived(*a)),
             "The encoder takes part in the game in yours: the posterior leaves the prior. KL + reconstruction is all.",
         ),

@@ -216,6 +216,8 @@ def mixtures(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]
         (far, torch.tensor([0.5, 0.5]), torch.tensor([0.0, 3.0]), torch.tensor([1.0, 2.0])),
         (torch.tensor([6.0, 9.0]), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 10.0]), torch.tensor([1.0, 1.0])),
         (torch.tensor([1.0]), torch.tensor([0.5, 0.5]), torch.tensor([0.0, 2.0]), torch.tensor([0.1, 0.1])),  # a tie
+        # The component that explains these points best never occurs.
+        (torch.tensor([0.0, 9.0]), torch.tensor([0.5, 0.5, 0.0]), torch.tensor([-8.0, -7.0, 9.0]), torch.ones(3)),
     ]
 
 
@@ -247,6 +249,11 @@ RESPONSIBILITIES = Exercise(
     right="points a thousand standard deviations away included. Each row sums to 1: how the E step shares out a point.",
     inputs=mixtures,
     wrong=[
+        (
+            shared_by(lambda x, weights, mu, sigma: (weights + 1e-8).log() + log_density(x, mu, sigma)),
+            "A small constant keeps a weight from being 0 (`Categorical` adds one), so that a component that never "
+            "occurs explains a point near it. log 0 = −inf does no harm: softmax gives that component 0.",
+        ),
         (
             shared_by(lambda x, weights, *normals: log_density(x, *normals)),
             "The weights are missing, as if all components were equally common. Bayes' rule multiplies p(x|k) by p(k).",

@@ -219,10 +219,6 @@ JOINT_LOSS = Exercise(
             "The cross-entropy is detached: the network learns no label.",
         ),
         (
-            parts(lambda *terms: contrast(*terms).detach()),
-            "No gradient comes back to the network (`detach`, `item`, numpy?), so training changes nothing.",
-        ),
-        (
             parts(lambda ce, data, model: ce - data.mean() + model.mean()),
             "The sign of the contrast is flipped (or that of the energy): E(data) falls, E(chains) rises.",
         ),
