@@ -95,7 +95,6 @@ WRONG = [
     ("bayes_posterior", lambda a, prior: F.normalize(a.sum(2).softmax(1) * prior, p=1)),
     ("shifted_posterior", lambda a, old, new: F.normalize(a.softmax(1) * new / old, p=1)),
     ("shifted_posterior", lambda a, old, new: a.softmax(1) * new / old / (a.softmax(1) * new / old).sum(1, True)),
-    ("calibration_error", lambda p, y, n: calibration(p, y, n, lambda c, n: (c * n).floor().clamp(max=n - 1))),
     ("honest_test_loss", lambda a, y, s, T: min(F.cross_entropy(a[s == 2] / t, y[s == 2]) for t in T)),
     ("unlabelled_bound", lambda b, a: (a.softmax(1) * b).sum(1) + Categorical(logits=a).entropy().detach()),
     ("balanced_cross_entropy", lambda a, y, n: F.cross_entropy(a, y, weight=n.sum() / (len(n) * n))),
@@ -169,6 +168,7 @@ RIGHT = [
     ("three_players", three_by_cases),
     ("log_evidence", lambda a, prior: np.logaddexp.reduce(a.double().numpy() + np.log(prior.double().numpy()), axis=1)),
     ("calibration_error", lambda p, y, n: calibration(p, y, n, lambda c, n: (c * n).ceil() - 1)),
+    ("calibration_error", lambda p, y, n: calibration(p, y, n, lambda c, n: (c * n).floor().clamp(max=n - 1))),
     ("unlabelled_bound", lambda b, a: b.logsumexp(1) - (a.softmax(1) * (a.log_softmax(1) - b.log_softmax(1))).sum(1)),
     ("balanced_cross_entropy", lambda a, y, n: F.cross_entropy(a, y, n.sum() / (len(n) * n), reduction="sum") / len(y)),
     (

@@ -408,13 +408,10 @@ def predictions(generator: Generator) -> list[tuple[Tensor, Tensor, int]]:
     easy = torch.tensor([[0.75, 0.25], [0.875, 0.125], [0.25, 0.75], [0.375, 0.625]]), torch.tensor([0, 1, 1, 0]), 1
     two = torch.tensor([[0.4, 0.35, 0.25], [0.7, 0.2, 0.1], [0.05, 0.9, 0.05]]), torch.tensor([0, 1, 1]), 2
     sure = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.7, 0.3], [0.45, 0.55]]), torch.tensor([0, 0, 1, 1]), 5
-    tops = torch.tensor([0.5, 0.625, 0.75, 0.875])  # some at an edge of two intervals
-    at_edges = torch.stack([tops, 0.75 * (1 - tops), 0.25 * (1 - tops)], 1), torch.tensor([0, 1, 0, 2]), 4
     return [
         easy,
         two,
         sure,
-        at_edges,
         draw(3, 3, 15),
         draw(40, 4, 15),
         draw(60, 10, 15, scale=3.0, honest=0.7),
