@@ -301,7 +301,7 @@ ALTERNATIVES = {
     ],
     "shifted_posterior": [
         shifted_by_bayes,
-        lambda logits, old, new: F.normalize(logits.softmax(1) * new / old, p=1, dim=1),
+        lambda logits, old, new: F.normalize(logits.double().softmax(1) * new / old, p=1, dim=1, eps=0),
         lambda logits, old, new: (logits.log_softmax(1) + (new / old).log()).softmax(1),
         lambda logits, old, new: (p := logits.double().softmax(1) * (new / old)) / p.sum(1)[:, None],
         lambda logits, old, new: Categorical(logits=logits - torch.log(old / new)).probs.numpy(),
@@ -732,6 +732,11 @@ def rolled_back_where(energy_data, energy_model, limit, *, asked):
     return broken.tolist().index(True) - 1 if broken.any() else len(broken) - 1
 
 
+def shares_after_softmax(logits, old, new):
+    p = logits.softmax(1) * new / old
+    return p / p.sum(1, keepdim=True)
+
+
 SEEN = [
     ("bayes_posterior", lambda log_p, prior: torch.softmax(log_p.sum(-1), dim=-1), "The prior is forgotten"),
     ("bayes_posterior", lambda log_p, prior: F.softmax(log_p.sum(2) + prior, dim=1), "without its logarithm"),
@@ -767,6 +772,8 @@ SEEN = [
     ("log_evidence", lambda a, prior: (a * prior).sum(1), "Jensen"),
     ("log_evidence", lambda a, prior: (a + prior.log()).logsumexp(1).mean(), "mean over all of them"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a + torch.log(new), -1), "the old ones are still in it"),
+    ("shifted_posterior", lambda a, old, new: F.normalize(a.softmax(1) * new / old, p=1), "come in after the softmax"),
+    ("shifted_posterior", shares_after_softmax, "come in after the softmax"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a + torch.log(old / new), -1), "stands upside down"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a, -1) * new / old, "do not normalise again"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a + new - old, -1), "not the shares themselves"),

@@ -364,10 +364,13 @@ SHIFTED_POSTERIOR = Exercise(
             lambda logits, old, new: (logits + new.log() - old.log()).softmax(0),
             "The softmax runs over the batch. Each row sums to 1: over the classes.",
         ),
-        (
-            lambda logits, old, new: normalised(logits.softmax(1) * new / old),
-            "The shares come in after the softmax. Where a class that has died out fits best, the others are 0 by "
-            "then, and 0/0 is nan. Add log new − log old first, then one softmax.",
+        *(
+            (
+                lambda logits, old, new, sum_to_one=sum_to_one: sum_to_one(logits.softmax(1) * new / old),
+                "The shares come in after the softmax. Where a class that has died out fits best, the others are 0 by "
+                "then, and 0/0 is left. Add log new − log old first, then one softmax.",
+            )
+            for sum_to_one in (normalised, lambda p: torch.nn.functional.normalize(p, p=1))  # nan and 0 for 0/0
         ),
         (
             by_exp_of_logits(lambda logits: 0.0),
