@@ -74,9 +74,8 @@ def product_of_normals(mu: Tensor, log_var: Tensor) -> Distribution:
 
     Precisions add up, and the means count with them; log_var = ∞ is an expert that says nothing. Hinton 2002, sect. 3.
     """
-    precision = (-log_var).exp()
-    total = precision.sum(0)
-    return diagonal_normal((precision * mu).sum(0) / total, -total.log())
+    log_total = (-log_var).logsumexp(0)  # the precisions themselves are infinite in float32 at log_var = −100
+    return diagonal_normal(((-log_var - log_total).exp() * mu).sum(0), -log_total)
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------

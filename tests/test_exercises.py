@@ -86,6 +86,12 @@ def fit_by_scipy(x):
 
 
 def responsibilities_by_distributions(x, weights, mu, sigma):
+    joint = weights.log() + Normal(mu, sigma).log_prob(x[:, None])
+    return Categorical(logits=joint).probs
+
+
+def responsibilities_by_a_mixture(x, weights, mu, sigma):
+    """Categorical keeps a probability from being 0."""
     mixture = torch.distributions.MixtureSameFamily(Categorical(weights), Normal(mu, sigma))
     joint = Categorical(weights).logits + Normal(mu, sigma).log_prob(x[:, None])
     return (joint - mixture.log_prob(x)[:, None]).exp()
@@ -703,7 +709,7 @@ SEEN = [
     ("free_energy", lambda v, W, b, c: -v @ b - F.logsigmoid(v @ W + c).sum(1), "log-probability that it is off"),
     ("free_energy", lambda v, W, b, c: -v @ b - torch.sigmoid(v @ W + c).log().sum(1), "is off"),
     ("free_energy", lambda v, W, b, c: -v @ b - torch.logaddexp(c + v @ W, -c - v @ W).sum(1), "h = −1 and h = 1"),
-    ("free_energy", lambda v, W, b, c: v @ b + F.softplus(v @ W + c).sum(1), "Both signs"),
+    ("free_energy", lambda v, W, b, c: v @ b + F.softplus(v @ W + c).sum(1), "the wrong sign. Look for the minus"),
     ("free_energy", lambda v, W, b, c: -v @ b - torch.log(1 + torch.exp(v @ W + c)).sum(1), "exp(a) overflows"),
     (
         "free_energy",
@@ -718,8 +724,8 @@ SEEN = [
     ("gibbs_step", lambda v, W, b, c, u_h, u_v: gibbs_in_numpy(v, W, b, c, 1 - u_h, 1 - u_v), "above 1 − p"),
     ("gibbs_step", gibbs_upside_down, "u is above p, which"),
     ("gibbs_step", lambda v, W, b, c, u_h, u_v: gibbs_in_numpy(v, -W, -b, -c, u_h, u_v), "energy's sign is turned"),
-    ("rbm_gradient", rbm_gradient_of_the_loss, "gradient of the loss"),
-    ("rbm_gradient", lambda *a: rbm_gradient_in_a_loop(*a).T, "Rows and columns are exchanged"),
+    ("rbm_gradient", rbm_gradient_of_the_loss, "the wrong sign. Look for the minus"),
+    ("rbm_gradient", lambda *a: rbm_gradient_in_a_loop(*a).T, "your answer is the transpose"),
     ("rbm_gradient", lambda v, n, W, c: rbm_gradient_in_a_loop(v, n, W, 0 * c), "c does not appear"),
     ("rbm_gradient", lambda v, n, W, c: rbm_gradient_in_a_loop(v, n, W, c) * len(v) / v.numel(), "`len(v)`"),
     ("rbm_gradient", rbm_gradient_with_one_less, "That is for variances"),
@@ -737,12 +743,12 @@ SEEN = [
     ("langevin_step", lambda x, s, eta, T, eps: x + 2 * eta * s + (2 * eta * T) ** 0.5 * eps, "double the drift"),
     ("langevin_step", lambda x, s, eta, T, eps: x + eta * s / T + np.sqrt(2 * eta) * eps, "divide the score by T"),
     ("langevin_temperature", lambda sigma, eta: sigma / (2 * eta), "not squared"),
-    ("langevin_temperature", lambda sigma, eta: (2 * eta) / (sigma * sigma), "Upside down"),
-    ("contrastive_loss", lambda data, model: model.mean() - data.mean(), "E for −E"),
+    ("langevin_temperature", lambda sigma, eta: (2 * eta) / (sigma * sigma), "one over the reference"),
+    ("contrastive_loss", lambda data, model: model.mean() - data.mean(), "the wrong sign. Look for the minus"),
     ("contrastive_loss", lambda data, model: abs(data.mean() - model.mean()), "absolute value"),
     ("loss_gradient", loss_gradient_through_the_chain, "End its graph"),
     ("loss_gradient", loss_gradient_backward_through_the_chain, "End its graph"),
-    ("loss_gradient", lambda *a: -loss_gradient_by_autograd(*a), "improbable"),
+    ("loss_gradient", lambda *a: -loss_gradient_by_autograd(*a), "the wrong sign. Look for the minus"),
     ("loss_gradient", lambda t, x, *a: loss_gradient_by_autograd(t, x, *a[:2], 0 * a[2]), "no noise"),
     ("denoising_loss", lambda s, eps, sigma: 0.5 * ((sigma * s - eps) ** 2).flatten(1).sum(1), "sign of eps"),
     ("denoising_loss", lambda s, eps, sigma: 0.5 * ((s + eps / sigma) ** 2).flatten(1).sum(1), "without the factor σ²"),
@@ -766,7 +772,7 @@ SEEN = [
         "noise density does not appear",
     ),
     ("mala_log_ratio", metropolis, "symmetric proposals"),
-    ("mala_log_ratio", lambda *a: -mala_log_ratio_by_distributions(*a), "upside down"),
+    ("mala_log_ratio", lambda *a: -mala_log_ratio_by_distributions(*a), "the wrong sign. Look for the minus"),
     ("mala_log_ratio", lambda x, new, e, e_new, s, s_new, eta: e - e_new, "symmetric proposals"),
     ("mala_log_ratio", mala_with_one_score, "starts at x′ and drifts with the score there"),
     ("mala_log_ratio", mala_with_sigma(lambda eta: 2 * eta), "do not square it again"),
@@ -820,23 +826,29 @@ SEEN = [
     ("markov_log_prob", lambda x, i, t: i[x[0]] + t[x[:-1], x[1:]].log().sum(), "without a logarithm: initial[x[0]]"),
     ("kl_divergence", kl_masked, "a mask"),
     ("cross_entropy", partial(cross_entropy_written_in_steps, reduce=torch.mean), "log-sum-exp"),
-    ("cross_entropy", partial(cross_entropy_written_in_steps, reduce=torch.sum), "grows with the batch"),
+    ("cross_entropy", partial(cross_entropy_written_in_steps, reduce=torch.sum), "a sum where the mean is asked"),
     ("cross_entropy", lambda a, y: -torch.log(a.softmax(1)[range(len(y)), y]).mean(), "underflows to 0 before"),
     ("cross_entropy", lambda a, y: -a.softmax(1).clamp(min=1e-8)[range(len(y)), y].log().mean(), "ceiling"),
     ("cross_entropy", lambda a, y: F.cross_entropy(a, y, reduction="none"), "single terms"),
     ("cross_entropy", lambda a, y: F.cross_entropy(a.softmax(1), y).double(), "twice"),
-    ("accuracy", lambda a, y: np.sum(a.numpy().argmax(1) == y.numpy()), "how many are right"),
+    ("accuracy", lambda a, y: np.sum(a.numpy().argmax(1) == y.numpy()), "a sum where the mean is asked"),
     ("accuracy", lambda a, y: (a.argmax(0) == y).float().mean(), "down the columns"),
     ("accuracy", lambda a, y: (a.argmax(1) == y).float(), "single terms"),
     ("kl_divergence", lambda p, q: (p * (p.log() - q.log())).sum(-1), "0 · (−inf)"),
     ("kl_divergence", lambda p, q: ((p + 1e-9) * ((p + 1e-9) / (q + 1e-9)).log()).sum(-1), "calls impossible"),
     ("kl_divergence", lambda p, q: torch.nan_to_num(p * (p / q).log()).sum(-1), "calls impossible"),
-    ("kl_divergence", lambda p, q: (p * (q / p).log()).sum(-1), "never is"),
+    ("kl_divergence", lambda p, q: (p * (q / p).log()).sum(-1), "the wrong sign. Look for the minus"),
     ("kl_divergence", lambda p, q: kl_in_loops(p, q).mean(), "mean over all of them"),
     ("kl_divergence", lambda p, q: kl_in_loops(p, q).unsqueeze(-1), "keepdim"),
     ("fit_gaussian", lambda x: (np.mean(x.numpy()), np.std(x.numpy(), ddof=1)), "N − 1"),
     ("fit_gaussian", lambda x: torch.tensor([x.mean(), x.var(correction=0)]), "variance"),
     ("responsibilities", naive_responsibilities_with_equal_weights, "weights are missing"),
+    ("responsibilities", responsibilities_by_a_mixture, "keeps a weight from being 0"),
+    (
+        "responsibilities",
+        lambda x, w, mu, s: (w.clamp(min=1e-12).log() + Normal(mu, s).log_prob(x[:, None])).softmax(1),
+        "keeps a weight from being 0",
+    ),
     ("responsibilities", lambda *m: responsibilities_by_distributions(*m).T, "is the transpose"),
     ("markov_log_prob", lambda x, i, t: np.log(np.prod([i[x[0]], *t[x[:-1], x[1:]]])), "underflows"),
     ("hmm_log_prob", best_path, "Viterbi"),
@@ -1014,16 +1026,36 @@ CUT_OFF = [
     ("contrastive_loss", lambda data, model: data.mean() - model.detach().mean(), "only x⁻ itself does not"),
     ("contrastive_loss", lambda data, model: data.mean() - model.data.mean(), "only x⁻ itself does not"),
     ("contrastive_loss", lambda data, model: data.detach().mean() - model.mean(), "the energies of the data"),
-    ("contrastive_loss", lambda data, model: data.detach().mean() - model.detach().mean(), "any energy"),
-    ("contrastive_loss", lambda data, model: data.mean().item() - model.mean().item(), "any energy"),
-    ("contrastive_loss", lambda data, model: data.numpy().mean() - model.numpy().mean(), "any energy"),
-    ("contrastive_loss", contrast_under_no_grad, "any energy"),
-    ("contrastive_loss", contrast_as_a_new_tensor, "any energy"),
-    ("denoising_loss", lambda s, eps, sigma: denoising_loss_by_autograd(s.detach(), eps, sigma), "back to the score"),
+    (
+        "contrastive_loss",
+        lambda data, model: data.detach().mean() - model.detach().mean(),
+        "No gradient comes back to energy_data or energy_model,",
+    ),
+    (
+        "contrastive_loss",
+        lambda data, model: data.mean().item() - model.mean().item(),
+        "No gradient comes back to energy_data or energy_model,",
+    ),
+    (
+        "contrastive_loss",
+        lambda data, model: data.numpy().mean() - model.numpy().mean(),
+        "No gradient comes back to energy_data or energy_model,",
+    ),
+    ("contrastive_loss", contrast_under_no_grad, "No gradient comes back to energy_data or energy_model,"),
+    ("contrastive_loss", contrast_as_a_new_tensor, "No gradient comes back to energy_data or energy_model,"),
+    (
+        "denoising_loss",
+        lambda s, eps, sigma: denoising_loss_by_autograd(s.detach(), eps, sigma),
+        "No gradient comes back to score,",
+    ),
     ("denoising_loss", half_detached, "which one cuts it off, or changes it?"),
     ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(p, q, pn.detach(), qn), "nothing lowers p there"),
     ("nce_loss", lambda p, q, pn, qn: nce_loss_of_one_classifier(p.data, q, pn, qn), "nothing raises p there"),
-    ("nce_loss", lambda *a: nce_loss_of_one_classifier(*a).item(), "training changes nothing"),
+    (
+        "nce_loss",
+        lambda *a: nce_loss_of_one_classifier(*a).item(),
+        "No gradient comes back to log_p_data or log_p_noise,",
+    ),
 ]
 
 
@@ -1166,7 +1198,8 @@ def test_exception_after_a_known_mistake_does_not_hide_it():
 
     verdict = judge("cross_entropy", minus_forgotten_and_too_short)
     assert verdict.status == "wrong"
-    assert "mean log-likelihood" in verdict.message
+    assert "the wrong sign. Look for the minus" in plain(verdict.message)
+    assert "On input 7 it gives no value" in plain(verdict.message)
 
 
 def changes_argument(logits, labels):

@@ -301,7 +301,7 @@ ALTERNATIVES = {
     ],
     "shifted_posterior": [
         shifted_by_bayes,
-        lambda logits, old, new: F.normalize(logits.softmax(1) * new / old, p=1, dim=1),
+        lambda logits, old, new: F.normalize(logits.double().softmax(1) * new / old, p=1, dim=1, eps=0),
         lambda logits, old, new: (logits.log_softmax(1) + (new / old).log()).softmax(1),
         lambda logits, old, new: (p := logits.double().softmax(1) * (new / old)) / p.sum(1)[:, None],
         lambda logits, old, new: Categorical(logits=logits - torch.log(old / new)).probs.numpy(),
@@ -339,7 +339,7 @@ ALTERNATIVES = {
         lambda a, y, split, T: min((loss_at(t, split == 1, a, y), loss_at(t, split == 2, a, y)) for t in T)[1],
     ],
     "energy_of_logits": [
-        lambda logits: -np.logaddexp.reduce(logits.double().numpy(), axis=1),
+        lambda logits: -torch.logsumexp(logits.double(), -1),
         lambda logits: -(logits - logits.amax(1, keepdim=True)).exp().sum(1).log() - logits.amax(1),
         lambda logits: logits.log_softmax(1)[:, 0] - logits[:, 0],
         lambda logits: [-torch.logsumexp(row, 0) for row in logits],
@@ -732,6 +732,11 @@ def rolled_back_where(energy_data, energy_model, limit, *, asked):
     return broken.tolist().index(True) - 1 if broken.any() else len(broken) - 1
 
 
+def shares_after_softmax(logits, old, new):
+    p = logits.softmax(1) * new / old
+    return p / p.sum(1, keepdim=True)
+
+
 SEEN = [
     ("bayes_posterior", lambda log_p, prior: torch.softmax(log_p.sum(-1), dim=-1), "The prior is forgotten"),
     ("bayes_posterior", lambda log_p, prior: F.softmax(log_p.sum(2) + prior, dim=1), "without its logarithm"),
@@ -767,6 +772,8 @@ SEEN = [
     ("log_evidence", lambda a, prior: (a * prior).sum(1), "Jensen"),
     ("log_evidence", lambda a, prior: (a + prior.log()).logsumexp(1).mean(), "mean over all of them"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a + torch.log(new), -1), "the old ones are still in it"),
+    ("shifted_posterior", lambda a, old, new: F.normalize(a.softmax(1) * new / old, p=1), "come in after the softmax"),
+    ("shifted_posterior", shares_after_softmax, "come in after the softmax"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a + torch.log(old / new), -1), "stands upside down"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a, -1) * new / old, "do not normalise again"),
     ("shifted_posterior", lambda a, old, new: F.softmax(a + new - old, -1), "not the shares themselves"),
@@ -806,8 +813,8 @@ SEEN = [
     ("posterior_range", range_by_softmax, "a softmax of ∞ is nan"),
     ("posterior_range", lambda *a: [end.nan_to_num() for end in range_by_softmax(*a)], "makes a 0 of nan"),
     ("energy_of_logits", lambda a: -(a - a.max()).exp().sum(1).log() - a.max(), "of the whole batch"),
-    ("energy_of_logits", lambda a: -(a.exp().sum(1) + 1e-8).log(), "e^2000 is infinite"),
-    ("energy_of_logits", lambda a: torch.logsumexp(a, -1), "The energy is its negative"),
+    ("energy_of_logits", lambda a: -(a.exp().sum(1) + 1e-8).log(), "puts such a ceiling there"),
+    ("energy_of_logits", lambda a: torch.logsumexp(a, -1), "the wrong sign. Look for the minus"),
     ("energy_of_logits", lambda a: -a.max(-1).values, "best class alone"),
     ("energy_of_logits", lambda a: -F.log_softmax(a, -1).logsumexp(-1), "all your energies are 0"),
     ("energy_of_logits", lambda a: -torch.log(torch.exp(a).mean(-1)), "log K nats"),
@@ -818,7 +825,7 @@ SEEN = [
     (
         "class_score",
         lambda net, x, y: -gradient_at(net, x, y, lambda a, y: a[range(len(y)), y].sum()),
-        "gradient of the energy",
+        "the wrong sign. Look for the minus",
     ),
     ("class_score", lambda net, x, y: gradient_at(net, x, y, F.cross_entropy), "the mean cross-entropy"),
     ("class_score", lambda net, x, y: gradient_at(net, x, y, lambda a, y: a[:, y].sum()), "is a table (B, B)"),
@@ -827,8 +834,8 @@ SEEN = [
     ("pgd_step", lambda *a: pgd(*a, unit=lambda gradient: gradient), "sign is missing"),
     ("pgd_step", lambda *a: pgd(*a, centre=lambda x_adv: x_adv), "The cube stays"),
     ("pgd_step", lambda net, x_adv, x, *rest: pgd(net, x, x, *rest), "as in FGSM"),
-    ("novelty_auroc", lambda usual, unusual: auroc_by_ranks(unusual, usual), "direction is flipped"),
-    ("novelty_auroc", lambda usual, unusual: auroc_by_ranks(-usual, -unusual), "direction is flipped"),
+    ("novelty_auroc", lambda usual, unusual: auroc_by_ranks(unusual, usual), "one minus the reference"),
+    ("novelty_auroc", lambda usual, unusual: auroc_by_ranks(-usual, -unusual), "one minus the reference"),
     ("novelty_auroc", lambda usual, unusual: (unusual > usual[:, None]).float().mean(), "Ties count 0"),
     ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: abs(gap) > limit), "passes as sound"),
     ("rollback_epoch", lambda *a: rolled_back(*a, broken=lambda gap, limit: not gap <= limit), "of the data above"),
@@ -911,7 +918,7 @@ def test_mistake_is_recognised_as_a_learner_writes_it(name, answer, words):
 CUT_OFF = [
     (lambda *a: jem(*a, held=lambda x: x), "kept through the chains"),
     (lambda *a: jem(*a, held=torch.clone), "kept through the chains"),
-    (lambda *a: jem(*a).item(), "training changes nothing"),
+    (lambda *a: jem(*a).item(), "No gradient comes back to net,"),
     (lambda net, x, y, m: jem(net, x, y, m) - F.cross_entropy(net(x), y) + F.cross_entropy(net(x).data, y), "no label"),
     (
         lambda net, x, y, m: (

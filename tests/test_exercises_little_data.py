@@ -366,7 +366,7 @@ def standardised_where_the_spread_is_not_0(x, training):
 SEEN = [
     ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1), "entropy of q(y|x) is forgotten"),
     ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1) - entropy_of(a), "entropy has the wrong sign"),
-    ("unlabelled_bound", lambda b, a: -(q_of(a) * b).sum(1) - entropy_of(a), "its negative, the loss"),
+    ("unlabelled_bound", lambda b, a: -(q_of(a) * b).sum(1) - entropy_of(a), "the wrong sign. Look for the minus"),
     ("unlabelled_bound", lambda b, a: b.max(1).values, "largest of the bounds"),
     ("unlabelled_bound", lambda b, a: b[range(len(b)), a.argmax(1)] + entropy_of(a), "finds likeliest"),
     ("unlabelled_bound", lambda b, a: b.mean(1) + entropy_of(a), "average the bounds"),
@@ -432,7 +432,7 @@ SEEN = [
     ),
     ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1, keepdim=True) + entropy_of(a), "(B, B)"),
     ("unlabelled_bound", lambda b, a: b[range(len(b)), a.argmax(1)], "finds likeliest"),
-    ("unlabelled_bound", lambda b, a: -bound_below_the_best(b, a), "its negative, the loss"),
+    ("unlabelled_bound", lambda b, a: -bound_below_the_best(b, a), "the wrong sign. Look for the minus"),
     (
         "balanced_cross_entropy",
         lambda a, y, n: (-a.softmax(1)[range(len(y)), y].log() * balanced(n)[y]).mean(),
@@ -519,9 +519,13 @@ CUT_OFF = [
     ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1) + entropy_of(a).detach(), "back through the entropy"),
     ("unlabelled_bound", lambda b, a: (q_of(a) * b.detach()).sum(1) + entropy_of(a), "comes back to the bounds"),
     ("unlabelled_bound", lambda b, a: (q_of(a) * b).sum(1) + torch.special.entr(q_of(a)).sum(1), "0 · inf = nan"),
-    ("unlabelled_bound", lambda b, a: bound_below_the_best(b, a).tolist(), "No gradient comes back at all"),
-    ("balanced_cross_entropy", lambda a, y, n: weighted_in_loops(a, y, n).item(), "training changes nothing"),
-    ("distillation_loss", lambda s, t, T: kl_div(s.detach(), t, T).sum(1), "so it learns nothing"),
+    (
+        "unlabelled_bound",
+        lambda b, a: bound_below_the_best(b, a).tolist(),
+        "No gradient comes back to bounds or logits,",
+    ),
+    ("balanced_cross_entropy", lambda a, y, n: weighted_in_loops(a, y, n).item(), "No gradient comes back to logits,"),
+    ("distillation_loss", lambda s, t, T: kl_div(s.detach(), t, T).sum(1), "No gradient comes back to student,"),
 ]
 
 

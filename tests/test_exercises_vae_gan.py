@@ -205,7 +205,7 @@ SEEN = [
     ("best_reconstruction", lambda x, w: x[w.argmax()], "the most probable image"),
     ("best_reconstruction", lambda x, w: x.mean(0), "count the same"),
     ("best_reconstruction", lambda x, w: x.sum(0), "the sum of the candidates"),
-    ("best_reconstruction", lambda x, w: torch.einsum("k,k...->...", w, x) / len(w), "divide by K"),
+    ("best_reconstruction", lambda x, w: torch.einsum("k,k...->...", w, x) / len(w), "a mean where the sum is asked"),
     ("best_reconstruction", lambda x, w: torch.einsum("k,k...->k...", w, x), "Their sum is asked"),
     ("best_reconstruction", lambda x, w: torch.einsum("k,k...->...", w, x).round(), "round to black or white"),
     ("sharpness", lambda x: x.diff(dim=3).pow(2).mean((1, 2, 3)), "neighbours in a row are compared"),
@@ -251,7 +251,7 @@ SEEN = [
     ("balanced_weight", lambda rec, game: rec.norm() / (game.norm() + 1e-4), "small constant"),
     ("balanced_weight", lambda rec, game: torch.clamp(rec.norm() / game.norm(), 0.0, 1e4), "largest value"),
     ("balanced_weight", lambda rec, game: rec.abs().sum() / game.abs().sum(), "sums of absolute values"),
-    ("balanced_weight", lambda rec, game: rec.pow(2).sum() / game.pow(2).sum(), "squared norms"),
+    ("balanced_weight", lambda rec, game: rec.pow(2).sum() / game.pow(2).sum(), "square of the reference"),
 ]
 
 
@@ -288,8 +288,12 @@ CUT_OFF = [
     ),
     ("hybrid_critic_loss", partial(hybrid, held=lambda x_hat: x_hat), "back through the reconstructions, into"),
     ("hybrid_critic_loss", lambda *a: hybrid(*a).item(), "to the critic, in its own turn"),
-    ("three_players", lambda *a: [float(loss) for loss in players(*a)], "no player learns anything"),
-    ("three_players", lambda *a: players(*a[:3], a[3].detach(), *a[4:]), "cuts it off"),
+    (
+        "three_players",
+        lambda *a: [float(loss) for loss in players(*a)],
+        "No gradient comes back to kl or reconstruction or real or reconstructed or sampled,",
+    ),
+    ("three_players", lambda *a: players(*a[:3], a[3].detach(), *a[4:]), "No gradient comes back to reconstructed,"),
 ]
 
 

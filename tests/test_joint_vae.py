@@ -99,6 +99,28 @@ def test_an_expert_of_infinite_variance_says_nothing():
     close(q.variance, without.variance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("log_var", [-100.0, -90.0, -50.0, 0.0, 50.0, 90.0, 100.0])
+def test_the_product_of_normals_needs_no_precision_that_overflows(log_var, prior, dtype):
+    torch.manual_seed(0)
+    mu = torch.randn(3, 4, 2, dtype=dtype)
+    log_vars = log_var + torch.randn(3, 4, 2, dtype=dtype)
+    if prior:  # beside experts that are far surer than it, or far less sure
+        mu[0], log_vars[0] = 0, 0
+    mu.requires_grad_()
+    log_vars.requires_grad_()
+    q = product_of_normals(mu, log_vars)
+    precision = (-log_vars.detach().double()).exp()  # float64 holds e^±100
+    expected = (precision * mu.detach()).sum(0) / precision.sum(0)
+    # A weight is exp of a difference of numbers near 100, each rounded to half an eps of its size.
+    slack = 400 * torch.finfo(dtype).eps
+    close(q.mean.double(), expected, atol=slack, rtol=slack)
+    close(q.base_dist.scale.double(), precision.sum(0).rsqrt(), atol=0, rtol=slack)  # its square is 0 in float32
+    for gradient in torch.autograd.grad(q.rsample().sum(), (mu, log_vars)):
+        assert gradient.isfinite().all()
+
+
 def test_the_prior_is_one_of_the_experts():
     """Precisions 1 + 1/v_1 + 1/v_2, and the prior's mean 0 counts with 1."""
     model = linear_model(shift=0.3)

@@ -178,18 +178,16 @@ def naive_softplus(a: Tensor) -> Tensor:
 FREE_ENERGY = Exercise(
     reference=free_energy,
     statement="For visible states v (B, D) of an RBM with W (D, n_hidden), b (D,), c (n_hidden,): F(v) in nats, (B,), "
-    "with exp(−F(v)) = Σ_h exp(−E(v, h)) and E(v, h) = −b·v − c·h − vᵀW h. Weights may be large.",
+    "with exp(−F(v)) = Σ_h exp(−E(v, h)) and E(v, h) = −b·v − c·h − vᵀW h. Weights may be large. In torch, gradients "
+    "come back through it to W, b and c.",
     nudge="Take one hidden unit. What does it add to −E when it is on, and when it is off? Sum the two exponentials. "
     "Then several units: what becomes of a sum over all h when the exponent is a sum over j?",
     right="weights in the thousands included. None of the 2^n_hidden states of h need be listed: the logarithm of "
     "their sum is a sum of n_hidden terms.",
     inputs=machines,
+    differentiate=("W", "b", "c"),
+    numbers_too=True,
     wrong=[
-        (
-            energy_of(lambda e: e, softplus),
-            "This is −F(v), the logarithm of the unnormalised probability. F is an energy: low where v is probable. "
-            "Both signs are to be turned.",
-        ),
         (
             energy_of(lambda e: -e, softplus),
             "The hidden units' term has the wrong sign: every way to be on makes v more probable, and lowers F.",
@@ -456,21 +454,12 @@ RBM_GRADIENT = Exercise(
     inputs=phases,
     wrong=[
         (
-            lambda v, v_negative, W, c: -rbm_gradient(v, v_negative, W, c),
-            "The sign is turned: this lowers the likelihood, and is the gradient of the loss. Either F stands for −F, "
-            "or the two phases are exchanged: data raise the probability, negatives take it away.",
-        ),
-        (
             lambda v, v_negative, W, c: len(v) * phase(v, W, c) - len(v_negative) * phase(v_negative, W, c),
             "Your phases are sums. The log-likelihood is averaged: each phase is a mean over its own examples.",
         ),
         (
             lambda v, v_negative, W, c: phase(v, W, c) - phase(v_negative, W, c) * len(v_negative) / len(v),
             "You divide both phases by B. The M negatives have a mean of their own, and M may differ.",
-        ),
-        (
-            lambda v, v_negative, W, c: rbm_gradient(v, v_negative, W, c).T,
-            "Rows and columns are exchanged. A gradient has the shape of what it changes, and W is (D, n_hidden).",
         ),
         (
             lambda v, v_negative, W, c: phase(v, W, c),

@@ -165,16 +165,8 @@ LANGEVIN_TEMPERATURE = Exercise(
             "Twice too hot. With the drift η ∇E, and not (η/2) ∇E, σ = √η gives T = ½: the step is not halved here.",
         ),
         (
-            lambda sigma, step_size: 2 * step_size / sigma**2 if sigma else math.inf,
-            "Upside down: this is 1/T, which is β in physics. More noise is hotter.",
-        ),
-        (
             lambda sigma, step_size: sigma**2 / 2 * step_size,
             "`sigma**2 / 2 * step_size` divides by 2 and multiplies by the step. Brackets: both divide.",
-        ),
-        (
-            lambda sigma, step_size: sigma / math.sqrt(2 * step_size),
-            "This is √T, the noise in units of that at T = 1. The temperature is its square.",
         ),
         (
             lambda sigma, step_size: sigma**2 / 2,
@@ -230,15 +222,6 @@ CONTRASTIVE_LOSS = Exercise(
             lambda data, model: data.mean().detach() - model.mean(),
             "No gradient comes back to the energies of the data, so nothing lowers them: the draws are pushed away, "
             "and that is all. " + CUT,
-        ),
-        (
-            lambda data, model: (data.mean() - model.mean()).detach(),
-            "No gradient comes back to any energy, so training changes nothing. " + CUT,
-        ),
-        (
-            lambda data, model: model.mean() - data.mean(),
-            "The sign is turned: minimising this raises the energy of the data, so they become improbable (E for −E). "
-            "A loss goes down; what should go down with it?",
         ),
         (
             lambda data, model: data.sum() - model.sum(),
@@ -332,11 +315,6 @@ LOSS_GRADIENT = Exercise(
             "(and over a hundred steps it would hold a hundred graphs): x⁻ is a draw. End its graph with `detach`.",
         ),
         (
-            lambda *a: -loss_gradient(*a),
-            "The sign is turned: this is the gradient of the likelihood, not of its loss (or of E for −E). An "
-            "optimiser would make the data improbable.",
-        ),
-        (
             lambda theta, *rest: theta * loss_gradient(theta, *rest),
             "This is the loss, {yours}: the energies still hold theta. Its derivative by theta is asked.",
         ),
@@ -420,10 +398,6 @@ DENOISING_LOSS = Exercise(
     inputs=noisy_examples,
     differentiate=("score",),
     wrong=[
-        (
-            lambda score, eps, sigma: half_square(sigma * score + eps).detach(),
-            "No gradient comes back to the score, so the model that gave it learns nothing. " + CUT,
-        ),
         (
             lambda score, eps, sigma: half_square(sigma * score - eps),
             "The sign of eps is turned: your score would point along the noise, away from the data. It has to point "
@@ -542,10 +516,6 @@ NCE_LOSS = Exercise(
                 p_data.detach() - noise_data, p_noise - noise_noise
             ),
             "No gradient comes back to log p at the data, so nothing raises p there. " + CUT,
-        ),
-        (
-            on_logits(lambda data, noise: two_sides(data, noise).detach()),
-            "No gradient comes back to log p, so training changes nothing. " + CUT,
         ),
         (
             lambda p_data, noise_data, p_noise, noise_noise: two_sides(p_data, p_noise),
@@ -670,10 +640,6 @@ MALA_LOG_RATIO = Exercise(
         (
             ratio(back=-1, there=-1),
             "The proposals are exchanged: in the ratio, the way back q(x | x′) is on top, and the way there below.",
-        ),
-        (
-            ratio(energies=-1, back=-1, there=-1),
-            "The whole ratio stands upside down: moves towards low energy would be refused.",
         ),
         (ratio(energies=-1), "The energies have the wrong sign (E for −E): log p(x′) − log p(x) is E(x) − E(x′)."),
         (ratio(back=0), "The way back, q(x | x′), is missing."),

@@ -24,7 +24,17 @@ from dgm_lib.exercises.gradients import with_gradients
 from dgm_lib.exercises.values import as_tensor, close, show_arguments, show_pair, sixteen_bit
 
 SEED = 0
+OF_GRADIENTS = 1e-3  # relative: what float32 keeps of a gradient, by whichever of the formulas
+BESIDE = 1e-2  # how far from a kink or a tie a gradient is asked for once more
 GIVEN_IN_FULL = 1e-6  # relative; what float32 keeps of a number that was computed and not typed
+NO_GRADIENT = (
+    "No gradient comes back to {}, and training would leave that as it is. `detach`, `.data`, `no_grad`, `.item()` and "
+    "numpy cut the path."
+)
+NAN_GRADIENT = (
+    "The gradient is nan there, and one nan ruins all parameters. 0 times an infinite slope gives it: of a root or a "
+    "logarithm at 0, or of the branch of a `torch.where` that is not taken."
+)
 BROKEN_PATH = "Training sends the gradient back through every step of yours: which one cuts it off, or changes it?"
 OF_ONE = "Your function returns a tuple of one thing: a comma stands behind what it returns, and makes a tuple of it."
 SIXTEEN_BIT = (
@@ -174,15 +184,58 @@ def _unlike_itself(
 def _gradient_slip(exercise: Exercise, answer: Callable, inputs: list[tuple]) -> Verdict | None:
     """The verdict on right values whose gradients are not the reference's; None where these agree as well."""
     known = [(exercise.differentiated(function), hint) for function, hint in exercise.wrong]
-    asked = replace(exercise, reference=exercise.differentiated(exercise.reference), wrong=known)
-    answers, refusals = _answers(asked, exercise.differentiated(answer), inputs)
+    rtol = max(exercise.rtol, OF_GRADIENTS)
+    asked = replace(exercise, reference=exercise.differentiated(exercise.reference), wrong=known, rtol=rtol)
+    answer = exercise.differentiated(answer)
+    answers, refusals = _answers(asked, answer, inputs)
     if refusals:
         return _verdict(exercise, "wrong", str(next(iter(refusals.values()))))
     comparison = _compare(asked, inputs, {i: given.value for i, given in answers.items()})
-    if comparison.first_difference() is None:
+    if comparison.first_difference() is None or _differs_at_kinks_only(asked, answer, comparison):
         return None
-    found = recognise(asked, comparison) or Finding(BROKEN_PATH, comparison)
-    return _verdict(exercise, "wrong", _evidence_of_gradient(exercise, comparison, len(inputs)), found.sentence)
+    known = recognise(asked, comparison)
+    sentence = known.sentence if known else _broken_path(exercise, comparison)
+    return _verdict(exercise, "wrong", _evidence_of_gradient(exercise, comparison, len(inputs)), sentence)
+
+
+def _differs_at_kinks_only(asked: Exercise, answer: Callable, c: Comparison) -> bool:
+    """Whether finite gradients agree right beside the inputs: at a kink or a tie they hang on how a formula is written,
+    as that of max(a, 0) + log(1 + exp(−|a|)) does at a = 0.
+    """
+    if any(bool((yours.isnan() & ~its.isnan()).any()) for yours, its in zip(c.answers, c.expected)):
+        return False
+    generator = Generator().manual_seed(SEED)
+    by = [name in asked.differentiate for name in asked.argument_names]
+    beside = [tuple(_moved(v, generator) if move else v for v, move in zip(at, by)) for at in c.arguments]
+    answers, refusals = _answers(asked, answer, beside)
+    values = {i: given.value for i, given in answers.items()}
+    return not refusals and _compare(asked, beside, values).first_difference() is None
+
+
+def _moved(value: Tensor, generator: Generator) -> Tensor:
+    return value + BESIDE * torch.randn(value.shape, generator=generator)
+
+
+def _broken_path(exercise: Exercise, comparison: Comparison) -> str:
+    """What to say of gradients that differ: that they are nan, or to which arguments none comes back on any input."""
+    if any(bool((a.isnan() & ~b.isnan()).any()) for a, b in zip(comparison.answers, comparison.expected)):
+        return NAN_GRADIENT
+    cut = []
+    for name in exercise.differentiate:
+        yours, reference = (_gradients_by(name, exercise, comparison, of) for of in ("answers", "expected"))
+        if reference.any() and not yours.any():
+            cut.append(name)
+    return NO_GRADIENT.format(" or ".join(cut)) if cut else BROKEN_PATH
+
+
+def _gradients_by(name: str, exercise: Exercise, comparison: Comparison, of: str) -> Tensor:
+    """Those of all inputs in one row; they stand behind the value, in the order of the arguments asked for."""
+    rows = []
+    for arguments, values in zip(comparison.arguments, getattr(comparison, of)):
+        by_name = dict(zip(exercise.argument_names, arguments))
+        sizes = [by_name[other].numel() for other in exercise.differentiate]
+        rows.append(values[-sum(sizes) :].split(sizes)[exercise.differentiate.index(name)])
+    return torch.cat(rows)
 
 
 def _evidence_of_gradient(exercise: Exercise, comparison: Comparison, n_inputs: int) -> str:

@@ -278,6 +278,7 @@ def classifiers_elsewhere(generator: Generator) -> list[tuple[Tensor, Tensor, Te
     easy = torch.tensor([[0.6, 0.4], [0.9, 0.1]]).log(), torch.tensor([0.5, 0.5]), torch.tensor([0.1, 0.9])
     logits, old, _ = draw(4, 3)
     gone = logits + torch.tensor([0.0, 0.0, 20.0]), old, torch.tensor([0.5, 0.5, 0.0])  # what was sure is no more
+    far = torch.tensor([[0.0, 1.0, 300.0], [2.0, 0.0, -300.0]]), *gone[1:]  # nothing is left of the others in floats
     same = draw(3, 4)
     mixed = torch.tensor([[500.0] * 3, [-500.0] * 3, [0.0] * 3, [500.0, -500.0, 499.0]]) + draw(4, 3)[0]
     return [
@@ -285,6 +286,7 @@ def classifiers_elsewhere(generator: Generator) -> list[tuple[Tensor, Tensor, Te
         draw(3, 3),
         draw(5, 2),
         gone,
+        far,
         draw(6, 10, shift=300.0),
         draw(4, 5, shift=-400.0),
         (mixed, torch.tensor([0.3, 0.2, 0.5]), torch.tensor([0.2, 0.7, 0.1])),  # sizes of all kinds in one batch
@@ -298,7 +300,7 @@ Shift = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def of_p(value: Shift) -> Shift:
     """A function of the old posterior, and the two priors."""
-    return lambda logits, old, new: value(logits.softmax(1), old, new)
+    return lambda logits, old, new: value(logits.double().softmax(1), old, new)  # no underflow hides the mistake
 
 
 def by_exp_of_logits(taken_out: Callable[[Tensor], Tensor | float]) -> Shift:
@@ -322,9 +324,12 @@ SHIFTED_POSTERIOR = Exercise(
             of_p(lambda p, old, new: p),
             "This is the posterior under the old shares: nothing has been corrected. If the shares change, so does it.",
         ),
-        (
-            of_p(lambda p, old, new: normalised(p * new)),
-            "You multiply by the new shares, and the old ones are still in it. Divide by old as well.",
+        *(
+            (answer, "You multiply by the new shares, and the old ones are still in it. Divide by old as well.")
+            for answer in (
+                of_p(lambda p, old, new: normalised(p * new)),
+                lambda logits, old, new: torch.nn.functional.normalize(logits.softmax(1) * new, p=1),  # 0 for 0/0
+            )
         ),
         (
             of_p(lambda p, old, new: normalised(p / old)),
@@ -358,6 +363,14 @@ SHIFTED_POSTERIOR = Exercise(
         (
             lambda logits, old, new: (logits + new.log() - old.log()).softmax(0),
             "The softmax runs over the batch. Each row sums to 1: over the classes.",
+        ),
+        *(
+            (
+                lambda logits, old, new, sum_to_one=sum_to_one: sum_to_one(logits.softmax(1) * new / old),
+                "The shares come in after the softmax. Where a class that has died out fits best, the others are 0 by "
+                "then, and 0/0 is left. Add log new − log old first, then one softmax.",
+            )
+            for sum_to_one in (normalised, lambda p: torch.nn.functional.normalize(p, p=1))  # nan and 0 for 0/0
         ),
         (
             by_exp_of_logits(lambda logits: 0.0),

@@ -157,16 +157,6 @@ CROSS_ENTROPY = Exercise(
     numbers_too=True,
     wrong=[
         (
-            lambda logits, labels: -log_probability(logits, labels).mean().detach(),
-            "No gradient comes back to the logits, so a classifier would learn nothing. A `detach`, `.data`, `no_grad` "
-            "or `torch.tensor(…)` cuts the path.",
-        ),
-        (
-            lambda logits, labels: -log_probability(logits, labels).sum(),
-            "Your loss grows with the batch: that is the sum over the examples. With the mean, the same learning "
-            "rate suits every batch size.",
-        ),
-        (
             lambda logits, labels: -label_logit(logits, labels).mean(),
             "This is minus the label's logit, and the normaliser is missing. A logit becomes a log-probability only "
             "when log Σ exp of its row is subtracted; without that, larger logits would always look better.",
@@ -178,11 +168,6 @@ CROSS_ENTROPY = Exercise(
         ),
         (lambda logits, labels: 1 - log_probability(logits, labels).exp().mean(), NO_LOGARITHM),
         (lambda logits, labels: -log_probability(logits, labels).exp().mean(), NO_LOGARITHM),
-        (
-            lambda logits, labels: log_probability(logits, labels).mean(),
-            "This is the mean log-likelihood, {yours}: what we want to be large. A loss is what we want to be "
-            "small, so it carries a minus.",
-        ),
         (
             lambda logits, labels: -log_probability(logits, labels).mean() / logits.shape[1],
             "You average over the K classes as well: each example has one term, its label's. Divide by B, not B · K.",
@@ -267,17 +252,8 @@ CROSS_ENTROPY_GRADIENT = Exercise(
     inputs=classifications,
     wrong=[
         (
-            lambda logits, labels: (one_hot(logits, labels) - logits.softmax(1)) / len(labels),
-            "The sign is flipped: this is the direction in which the loss falls. The gradient points uphill, and the "
-            "optimiser does the stepping down.",
-        ),
-        (
             lambda logits, labels: one_hot(logits, labels) - logits.softmax(1),
             "The sign is flipped, and the 1/B of the mean is missing: this is downhill, for the sum over the batch.",
-        ),
-        (
-            lambda logits, labels: logits.softmax(1) - one_hot(logits, labels),
-            "This is the gradient of the sum over the batch. The loss is a mean over B examples: each row counts 1/B.",
         ),
         (
             lambda logits, labels: logits.softmax(1) / len(labels),
@@ -388,14 +364,6 @@ ACCURACY = Exercise(
         (
             lambda logits, labels: (logits.argmax(1) == labels).sum() / logits.shape[1],
             "You divide by the number of classes, K. The share is of the B examples.",
-        ),
-        (
-            lambda logits, labels: (logits.argmax(1) == labels).sum(),
-            "This is how many are right, {yours}. The accuracy is their share of the batch.",
-        ),
-        (
-            lambda logits, labels: (logits.argmax(1) != labels).double().mean(),
-            "This is the error rate, {yours}: the share that is wrong. The accuracy is what is left.",
         ),
         (
             lambda logits, labels: (logits.max(1).values == labels).double().mean(),

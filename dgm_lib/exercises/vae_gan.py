@@ -78,10 +78,6 @@ BEST_RECONSTRUCTION = Exercise(
         ),
         (weighted(torch.ones_like), "This is the sum of the candidates. Each counts by its probability."),
         (
-            weighted(lambda weights: weights / len(weights)),
-            "You divide by K as well (a `mean` in the place of a `sum`). The weights sum to 1 already.",
-        ),
-        (
             weighted(lambda weights: weights.square() / weights.square().sum()),
             "You square the weights. The error is squared, not its probability.",
         ),
@@ -551,10 +547,6 @@ THREE_PLAYERS = Exercise(
     differentiate=("kl", "reconstruction", "real", "reconstructed", "sampled"),
     wrong=[
         (
-            lambda *a: torch.stack(three_players(*a)).detach(),
-            "No gradient comes back (numpy, `.item()`, `detach` or `no_grad`?), so no player learns anything.",
-        ),
-        (
             with_encoder(lambda *a: right_encoder(*a) + deceived(*a)),
             "The encoder takes part in the game in yours: the posterior leaves the prior. KL + reconstruction is all.",
         ),
@@ -675,7 +667,6 @@ BALANCED_WEIGHT = Exercise(
     "change as the players learn.",
     inputs=pairs_of_gradients,
     wrong=[
-        (lambda a, b: b.norm() / a.norm(), "It is upside down: where the game pulls hardly at all, λ has to be large."),
         (
             lambda a, b: a.norm() / (b.norm() + 1e-4),
             "The small constant of the paper is in yours. Where the game's gradient is small it decides; leave it out.",
@@ -683,10 +674,6 @@ BALANCED_WEIGHT = Exercise(
         (
             lambda a, b: (a.norm() / b.norm()).clamp(max=1e4),
             "You cut λ off at a largest value, as the code of the paper does. Here λ is the ratio, however large.",
-        ),
-        (
-            ratio_of(lambda g: g.square().sum()),
-            "These are the squared norms. The gradients are balanced, so the norms themselves are divided.",
         ),
         (ratio_of(lambda g: g.abs().sum()), "You divide the sums of absolute values. The Euclidean norm is asked."),
         (ratio_of(torch.sum), "You divide sums, in which entries of either sign cancel. The Euclidean norm is asked."),

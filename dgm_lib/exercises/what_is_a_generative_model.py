@@ -66,11 +66,6 @@ KL_DIVERGENCE = Exercise(
             "minimises this one with the data as p.",
         ),
         (
-            lambda p, q: -kl_divergence(p, q),
-            "Yours is negative, {yours}, and a KL divergence never is: the fraction in the logarithm is q/p instead "
-            "of p/q, or a minus is too many.",
-        ),
-        (
             lambda p, q: kl_divergence(p, q) / p.shape[-1],
             "You average over the K outcomes. The weights p already make a mean of the terms, so they are summed.",
         ),
@@ -178,7 +173,6 @@ FIT_GAUSSIAN = Exercise(
             lambda x: (x.mean(), (x - x.mean()).abs().mean()),
             "Your sigma is the mean of |x − mu|. A Gaussian's distance is squared: average squares, take the root.",
         ),
-        (lambda x: (x.std(correction=0), x.mean()), "Both numbers are right, in the other order: mu comes first."),
         (
             lambda x: (x.mean(), root_mean_square(x)),
             "Your sigma is the root of the mean of x², the distance from 0. Measure the distance from mu.",
@@ -222,6 +216,8 @@ def mixtures(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, Tensor]
         (far, torch.tensor([0.5, 0.5]), torch.tensor([0.0, 3.0]), torch.tensor([1.0, 2.0])),
         (torch.tensor([6.0, 9.0]), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 10.0]), torch.tensor([1.0, 1.0])),
         (torch.tensor([1.0]), torch.tensor([0.5, 0.5]), torch.tensor([0.0, 2.0]), torch.tensor([0.1, 0.1])),  # a tie
+        # The component that explains these points best never occurs.
+        (torch.tensor([0.0, 9.0]), torch.tensor([0.5, 0.5, 0.0]), torch.tensor([-8.0, -7.0, 9.0]), torch.ones(3)),
     ]
 
 
@@ -253,6 +249,11 @@ RESPONSIBILITIES = Exercise(
     right="points a thousand standard deviations away included. Each row sums to 1: how the E step shares out a point.",
     inputs=mixtures,
     wrong=[
+        (
+            shared_by(lambda x, weights, mu, sigma: (weights + 1e-8).log() + log_density(x, mu, sigma)),
+            "A small constant keeps a weight from being 0 (`Categorical` adds one), so that a component that never "
+            "occurs explains a point near it. log 0 = −inf does no harm: softmax gives that component 0.",
+        ),
         (
             shared_by(lambda x, weights, *normals: log_density(x, *normals)),
             "The weights are missing, as if all components were equally common. Bayes' rule multiplies p(x|k) by p(k).",
@@ -377,10 +378,6 @@ MARKOV_LOG_PROB = Exercise(
             "log of each factor and add them up.",
         ),
         (
-            lambda x, initial, transition: markov_log_prob(x, initial, transition) / len(x),
-            "You divide by T: that is the mean per symbol. log p of the whole sequence is the sum.",
-        ),
-        (
             lambda x, initial, transition: markov_log_prob(x[:-1] if len(x) > 1 else x, initial, transition),
             "The last symbol does not count: T symbols have T − 1 transitions. Look where the loop or the slice ends.",
         ),
@@ -395,10 +392,6 @@ MARKOV_LOG_PROB = Exercise(
         (
             lambda x, initial, transition: markov_log_prob(x, initial.exp(), transition),  # log of exp: no log
             "The first symbol enters as a probability, without a logarithm: initial[x[0]].log().",
-        ),
-        (
-            lambda *chain: -markov_log_prob(*chain),
-            "This is −log p(x), the loss. The log-probability itself is asked, and it is never above 0.",
         ),
         (
             markov_clamped,
@@ -476,10 +469,6 @@ def stepping(step: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda *model: forward(*model, step=step).logsumexp(0)
 
 
-def with_small_constant(x: Tensor, initial: Tensor, *tables: Tensor) -> Tensor:
-    return hmm_log_prob(x, initial, *(table + 1e-8 for table in tables))
-
-
 HMM_LOG_PROB = Exercise(
     reference=hmm_log_prob,
     statement="log p(x), in nats, of symbols x (T,) under a hidden Markov model, by the forward algorithm; "
@@ -551,11 +540,6 @@ HMM_LOG_PROB = Exercise(
             hmm_underflowing,
             "Right for short sequences. For 1,000 symbols alpha underflows to 0: keep its logarithm (logsumexp), or "
             "rescale it at every step and add up the logs of the scales.",
-        ),
-        (
-            with_small_constant,
-            "Right while the tables hold no zeros. A small constant in a logarithm opens ways that the model forbids, "
-            "and where the allowed ones are improbable these decide the sum. log 0 = −inf is right inside a logsumexp.",
         ),
         (
             lambda *model: hmm_log_prob(*model).exp(),
