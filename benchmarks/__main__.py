@@ -32,6 +32,7 @@ from benchmarks import (
     linear_vae,
     nbval_flakes,
     notebook_seconds,
+    odd_inputs,
     rare_classes,
     rbm_accuracy,
     rbm_speed,
@@ -112,6 +113,14 @@ FIGURES = (
         "lines",
         elsewhere_figures.claims,
         runs=5,
+    ),
+    Figure(
+        "open-cases",
+        "tests that fail of those that say how what is odd is met: a right value, or one sentence with the remedy",
+        "≤ 0",
+        "failures",
+        odd_inputs.measure,
+        runs=1,
     ),
     Figure(
         "exercise-lines", "lines of the exercises and their engine", "≤ 10500", "lines", exercise_lines.measure, runs=1
