@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dgm_lib.checks import check_whole
+from dgm_lib import checks
 
 
 def shifted(x: Tensor, pixels: int = 1) -> Tensor:
@@ -14,7 +14,7 @@ def shifted(x: Tensor, pixels: int = 1) -> Tensor:
     _check_images(x)
     if not 0 <= pixels < min(x.shape[2:]):
         raise ValueError(f"pixels is {pixels} for images of {x.shape[2]}×{x.shape[3]}: it must be ≥ 0 and below both")
-    check_whole(0, pixels=pixels)
+    checks.check_whole(0, pixels=pixels)
     down, right = torch.randint(2 * pixels + 1, (2, len(x), 1), device=x.device)
     rows = down + torch.arange(x.shape[2], device=x.device)  # (B, H) of the padded image
     columns = right + torch.arange(x.shape[3], device=x.device)

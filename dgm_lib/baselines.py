@@ -18,14 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import pad
 
-from dgm_lib.checks import (
-    as_labels,
-    at_least_float32,
-    check_images,
-    check_labels,
-    check_weight,
-    check_whole,
-)
+from dgm_lib import checks
 from dgm_lib.distributions import CategoricalPixels, drawn, log_prob_by_class, posterior_of, to_levels
 
 
@@ -39,9 +32,9 @@ class IndependentPixels(nn.Module):
     @classmethod
     def fit(cls, x: Tensor, levels: int, *, alpha: float = 0.5) -> IndependentPixels:
         """Counts the levels of each pixel, with `alpha` added to each count: p_i(k) = (n_ik + α) / (N + αL)."""
-        check_images(x, x.shape[1:])
-        check_weight(alpha=alpha)
-        model = cls(x.shape[1:], levels).to(at_least_float32(x))
+        checks.check_examples(x, "CHW", what="images")
+        checks.check_weight(alpha=alpha)
+        model = cls(x.shape[1:], levels).to(checks.at_least_float32(x))
         k, i = levels_and_positions(x, levels)
         p = back_off(count(model.log_p, (*i.shape, levels), i, k), 1 / levels, alpha * levels)
         model.log_p.copy_(p.log().view_as(model.log_p))
@@ -49,12 +42,12 @@ class IndependentPixels(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B,) nats. Raises ValueError for another shape and for a pixel that lies on no level."""
-        check_images(x, self.log_p.shape[:-1])
+        checks.check_examples(x, self.log_p.shape[:-1], what="images")
         return CategoricalPixels(self.log_p).log_prob(x).flatten(1).sum(1)
 
     def sample(self, n: int) -> Tensor:
         """(n, C, H, W)."""
-        check_whole(0, n=n)
+        checks.check_whole(0, n=n)
         return CategoricalPixels(self.log_p).sample((n,))
 
 
@@ -69,10 +62,10 @@ class NaiveBayes(nn.Module):
     @classmethod
     def fit(cls, x: Tensor, y: Tensor, levels: int, n_classes: int, *, alpha: float = 0.5) -> NaiveBayes:
         """Counts the classes, and the levels within each, with `alpha` added to each count. y: (B,) int64 labels."""
-        check_images(x, x.shape[1:])
-        check_weight(alpha=alpha)
-        y = as_labels(y, len(x), n_classes)
-        model = cls(x.shape[1:], levels, n_classes).to(at_least_float32(x))
+        checks.check_examples(x, "CHW", what="images")
+        checks.check_weight(alpha=alpha)
+        y = checks.as_labels(y, len(x), n_classes)
+        model = cls(x.shape[1:], levels, n_classes).to(checks.at_least_float32(x))
         k, i = levels_and_positions(x, levels)
         prior = back_off(count(model.log_p, (n_classes,), y), 1 / n_classes, alpha * n_classes)
         p = back_off(count(model.log_p, (n_classes, *i.shape, levels), y[:, None], i, k), 1 / levels, alpha * levels)
@@ -95,7 +88,7 @@ class NaiveBayes(nn.Module):
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """(n, C, H, W), of the classes y, (n,) int64, or else of classes drawn from p(y)."""
         y = drawn(self.log_prior, n) if y is None else y
-        check_labels(y, n, len(self.log_prior))
+        checks.check_labels(y, n, len(self.log_prior))
         return CategoricalPixels(self.log_p[y]).sample()
 
 
@@ -121,9 +114,9 @@ class PixelChain(nn.Module):
         Most neighbourhoods are never seen at most positions: what is known of them is what is seen elsewhere. The
         defaults were chosen on the validation digits.
         """
-        check_images(x, x.shape[1:])
-        check_weight(alpha=alpha, strength=strength)
-        model = cls(x.shape[1:], levels, bins).to(at_least_float32(x))
+        checks.check_examples(x, "CHW", what="images")
+        checks.check_weight(alpha=alpha, strength=strength)
+        model = cls(x.shape[1:], levels, bins).to(checks.at_least_float32(x))
         k, i = levels_and_positions(x, levels)
         n = count(model.log_p, model.log_p.shape, i, *model.contexts(k), k)
         p = back_off(n.sum((1, 2, 3, 4), keepdim=True), 1 / levels, alpha * levels)  # given the position
@@ -143,14 +136,14 @@ class PixelChain(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B,) nats. Raises ValueError for another shape and for a pixel that lies on no level."""
-        check_images(x, self.shape)
+        checks.check_examples(x, self.shape, what="images")
         k, i = levels_and_positions(x, self.log_p.shape[-1])
         return self.log_p[(i, *self.contexts(k), k)].sum(1)
 
     def sample(self, n: int) -> Tensor:
         """(n, C, H, W), one pixel after the other: ancestral sampling."""
         positions, levels = len(self.log_p), self.log_p.shape[-1]
-        check_whole(0, n=n)
+        checks.check_whole(0, n=n)
         k = torch.zeros(n, positions, dtype=torch.int64, device=self.log_p.device)
         for i in range(positions if n else 0):
             context = [neighbour[:, i] for neighbour in self.contexts(k)]
@@ -173,9 +166,6 @@ def back_off(counts: Tensor, base: Tensor | float, strength: float) -> Tensor:
     """
     total = counts.sum(-1, keepdim=True) + strength
     return torch.where(total > 0, (counts + strength * base) / total, base)
-
-
-# ---- what is let in ------------------------------------------------------------------------------------------------
 
 
 def levels_and_positions(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:

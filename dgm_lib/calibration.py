@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from dgm_lib.checks import as_double, as_labels, as_tensor, check_whole, finite_above, named
+from dgm_lib import checks
 
 COLDEST, HOTTEST = 1e-2, 1e3  # what `fit_temperature` looks at
 
@@ -35,14 +35,11 @@ def negative_log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:
-    """Examples sorted by their confidence max_c p(c|x) into bins of the same width, upper edges included.
-
-    Guo et al. 2017, eq. 2.
-    """
-    check_whole(1, bins=bins)
+    """Examples sorted by max_c p(c|x) into bins of one width, upper edges included. Guo et al. 2017, eq. 2."""
+    checks.check_whole(1, bins=bins)
     logits, y = checked(logits, y)
-    p = as_double(logits).softmax(1)
-    confidence, right = p.amax(1), (named(p) == y.to(p.device)).to(p)
+    p = checks.as_double(logits).softmax(1)
+    confidence, right = p.amax(1), (checks.named(p) == y.to(p.device)).to(p)
     edges = torch.linspace(0, 1, bins + 1, dtype=p.dtype, device=p.device)[1:-1]
     which = torch.bucketize(confidence, edges)
     count = torch.bincount(which, minlength=bins)
@@ -68,11 +65,11 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
     falls, and 1 is given: such data say nothing against the logits as they are. Raises ValueError for a label that is
     impossible, and for a class that is certain, at every T.
     """
-    certain = (as_tensor(logits, "logits") == torch.inf).nonzero()
+    certain = (checks.as_tensor(logits, "logits") == torch.inf).nonzero()
     logits, y = checked(logits, y)
     if len(certain):
         raise ValueError(f"a logit of example {int(certain[0, 0])} is +∞, which no temperature changes: leave it out")
-    logits = as_double(logits.detach())
+    logits = checks.as_double(logits.detach())
     own = logits.gather(1, y.to(logits.device)[:, None])
     impossible = (own[:, 0] == -torch.inf).nonzero()
     if len(impossible):
@@ -91,7 +88,7 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
 
 def checked(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Floats (N, K) without +∞, and int64 labels on their device. Raises ValueError for what are none."""
-    logits = finite_above(logits)
+    logits = checks.finite_above(logits)
     if logits.shape[1] < 2:
         raise ValueError(f"logits are of shape {tuple(logits.shape)}: at least 2 classes are to be told apart")
-    return logits, as_labels(y, len(logits), logits.shape[1]).to(logits.device)
+    return logits, checks.as_labels(y, len(logits), logits.shape[1]).to(logits.device)

@@ -22,20 +22,112 @@ SUM = 1e-4  # by which rounding may move the sum of probabilities from 1
 CASTS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
 
 
-def check_images(x: Tensor, shape: Sequence[int]) -> None:
-    """Raises ValueError unless x is a float batch (B, C, H, W) with (C, H, W) = shape, as models of pixels take it."""
-    if x.dim() != 4 or x.shape[1:] != torch.Size(shape) or not x.is_floating_point():
-        expected = ", ".join(map(str, shape)) if len(shape) == 3 else "C, H, W"
-        raise ValueError(
-            f"expected float images of shape (B, {expected}) with levels scaled to [0, 1], "
-            f"got {x.dtype} of shape {tuple(x.shape)}: Split.scaled and Split.batches give such images"
-        )
+# ---- examples ------------------------------------------------------------------------------------------------------
+
+
+def check_examples(
+    x: Tensor, shape: Sequence[int | str], model: nn.Module | None = None, what: str = "examples"
+) -> None:
+    """Raises ValueError unless x is a batch of floats, (B, *shape), of the type that the model calculates in.
+
+    A letter in `shape` stands for any size: "CHW" for images; "…" alone for any shape.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not fits(x.shape, shape):
+        expected = f"expected float {what} of shape ({', '.join(map(str, ('B', *shape)))}), got {kind(x)}"
+        remedy = "images become points by x.flatten(1)" if what == "points" else "give x.float() in that shape"
+        of_bytes = ", as Split.scaled and Split.batches make of bytes" if kind(x).startswith("torch.uint8") else ""
+        raise ValueError(f"{expected}: {remedy}{of_bytes}")
+    if model is not None:
+        check_type(x, model, what)
+
+
+def fits(batch: torch.Size, shape: Sequence[int | str]) -> bool:
+    if shape == "…":
+        return len(batch) > 0
+    wanted = ("B", *shape)
+    return len(batch) == len(wanted) and all(isinstance(n, str) or n == size for n, size in zip(wanted, batch))
+
+
+def check_type(x: Tensor, model: nn.Module, what: str) -> None:
+    """Raises ValueError where torch could not multiply x with the model's weights. It reads no value."""
+    own = own_type(model, x.dtype)
+    if own != x.dtype and (torch.float64 in (own, x.dtype) or not torch.is_autocast_enabled(x.device.type)):
+        what = f"the {what} are {x.dtype} and the model calculates in {own}"
+        raise ValueError(f"{what}: give x.{CASTS[own]}(), or turn the model by model.{CASTS.get(x.dtype, 'double')}()")
+
+
+def own_type(model: nn.Module, default: torch.dtype = torch.float32) -> torch.dtype:
+    """The type that a model calculates in: that of its first parameter or buffer of floats."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), default)
+
+
+def check_some(x: Tensor) -> None:
+    """Raises ValueError for a batch without an example, of which there is no mean."""
+    if not len(x):
+        raise ValueError(f"the batch is empty, of shape {tuple(x.shape)}: a mean needs at least one example")
+
+
+def check_batch(x: Tensor, shape: Sequence[int | str], model: nn.Module) -> None:
+    """Raises ValueError unless x is what a mean can be taken over: an example or more, as check_examples wants them."""
+    check_examples(x, shape, model)
+    check_some(x)
+
+
+def check_binary(x: Tensor) -> None:
+    """Raises ValueError unless x holds floats 0 and 1 only."""
+    if not x.is_floating_point() or not torch.equal(x.clamp(0, 1).ceil_(), x):  # the fastest of several ways
+        wrong = x[x != (x > 0)]
+        what = f"a unit is {wrong[0].item():.4g}" if len(wrong) else f"the units are {x.dtype}"
+        raise ValueError(f"{what}, not 0.0 or 1.0: binarise the data first, such as (x > 0.5).float()")
+
+
+def check_inside(x: Tensor, box: tuple[float, float] | None = None) -> None:
+    """Raises ValueError where x leaves the box or, without one, where it is NaN or infinite."""
+    if x.numel():
+        soon(_check_inside, x, box)
+
+
+def _check_inside(x: Tensor, box: tuple[float, float] | None) -> None:
+    low, high = torch.stack(x.detach().aminmax()).tolist()  # asks a device once; NaN is passed on
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"x holds {high if math.isfinite(low) else low:g}: leave out what is NaN or infinite")
+    first, last = torch.tensor(box or (low, high), dtype=x.dtype, device="cpu").tolist()  # rounded as x is
+    if not first <= low <= high <= last:
+        what = f"x holds {high if first <= low else low:g}, and the model knows numbers in [{box[0]:g}, {box[1]:g}]"
+        raise ValueError(f"{what}: scale x to that range, as Split.batches does, or give the model the box of the data")
+
+
+def check_box(box: tuple[float, float] | None) -> None:
+    """Raises ValueError unless the box is (low, high), both finite, or None."""
+    if box is not None and not (len(box) == 2 and -math.inf < box[0] < box[1] < math.inf):
+        raise ValueError(f"box is {box}: it must be (low, high) with low < high, both finite")
+
+
+def check_known(known: Tensor, x: Tensor) -> Tensor:
+    """The mask for every entry of x, True where it is known. Raises ValueError where it is not bool or does not fit."""
+    if not isinstance(known, Tensor) or known.dtype != torch.bool:
+        what = f"has the type {known.dtype}" if isinstance(known, Tensor) else f"is {kind(known)}"
+        raise ValueError(f"known {what}: it must be bool, True where x is known")
+    try:
+        return known.expand_as(x)
+    except RuntimeError:
+        what = f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}"
+        raise ValueError(f"{what}: give it the shape of x, or (B, 1, …) for whole examples") from None
+
+
+# ---- labels and probabilities --------------------------------------------------------------------------------------
 
 
 def check_labels(y: Tensor, n: int, n_classes: int, *, least: int = 0) -> None:
-    """Raises ValueError unless y holds n labels least … n_classes − 1."""
+    """Raises ValueError unless y holds n labels least … n_classes − 1, of type int64; NO_LABEL may be the least."""
     check_kind_of_labels(y, n)
     _check_classes(y, n_classes, least)
+
+
+def check_kind_of_labels(y: Tensor, n: int) -> None:
+    if not isinstance(y, Tensor) or y.shape != (n,) or y.dtype != torch.int64:
+        raise ValueError(f"expected {n} labels of type int64, one an image, got {kind(y)}: give y.flatten().long()")
 
 
 def _check_classes(y: Tensor, n_classes: int, least: int = 0) -> None:
@@ -43,32 +135,6 @@ def _check_classes(y: Tensor, n_classes: int, least: int = 0) -> None:
     if len(wrong):
         classes = f"the {n_classes} classes are 0 … {n_classes - 1}{', or −1 for no label' if least else ''}"
         raise ValueError(f"a label is {int(wrong[0])}, but {classes}")
-
-
-def check_some_labels(y: Tensor, n: int, n_classes: int) -> None:
-    """Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64; −1 means that it is not known."""
-    check_labels(y, n, n_classes, least=NO_LABEL)
-
-
-def check_kind_of_labels(y: Tensor, n: int) -> None:
-    if not isinstance(y, Tensor) or y.shape != (n,) or y.dtype != torch.int64:
-        raise ValueError(
-            f"expected {n} labels of type int64, one an image, got {kind(y)}: y.flatten().long() may be them"
-        )
-
-
-def check_prior(prior: Tensor, n_classes: int) -> None:
-    """Raises ValueError unless these are the probabilities of n_classes classes, (K,)."""
-    if prior.shape != (n_classes,) or not prior.is_floating_point():
-        raise ValueError(
-            f"the prior is {prior.dtype} of shape {tuple(prior.shape)}: it must be {n_classes} floats, one a class"
-        )
-    wrong = (~(prior >= 0)).nonzero()
-    if len(wrong):
-        c = int(wrong[0])
-        raise ValueError(f"the prior of class {c} is {prior[c].item():g}: a probability must be ≥ 0")
-    if abs(prior.sum().item() - 1) > SUM:
-        raise ValueError(f"the prior sums to {prior.sum().item():g}: it must sum to 1, so divide it by its sum")
 
 
 def check_condition(y: Tensor | None, n: int, n_classes: int | None, model: str) -> None:
@@ -82,83 +148,73 @@ def check_condition(y: Tensor | None, n: int, n_classes: int | None, model: str)
         soon(_check_classes, y, n_classes)
 
 
-def check_examples(x: Tensor, shape: Sequence[int], model: nn.Module | None = None, what: str = "examples") -> None:
-    """Raises ValueError unless x is a batch of floats, (B, *shape), of the type that the model calculates in."""
-    if not isinstance(x, Tensor) or x.dim() < 1 or x.shape[1:] != torch.Size(shape) or not x.is_floating_point():
-        expected = ", ".join(map(str, ("B", *shape)))
-        raise ValueError(
-            f"expected float {what} of shape ({expected}), got {kind(x)}: give x.float() in that shape"
-            f"{', as Split.scaled and Split.batches make of bytes' if kind(x).startswith('torch.uint8') else ''}"
-        )
-    if model is not None:
-        check_type(x, model, what)
+def as_labels(y: Any, n: int, n_classes: int) -> Tensor:
+    """n labels 0 … n_classes − 1, of any type of whole numbers, as int64. Raises ValueError as `check_labels` does."""
+    y = as_tensor(y, "y")
+    y = y if y.is_floating_point() or y.is_complex() else y.long()
+    check_labels(y, n, n_classes)
+    return y
 
 
-def check_type(x: Tensor, model: nn.Module, what: str = "examples") -> None:
-    """Raises ValueError where torch could not multiply x with the model's weights. It reads no value."""
-    types = {x.dtype, own_type(model, x.dtype)}
-    if len(types) > 1 and (torch.float64 in types or not torch.is_autocast_enabled(x.device.type)):
-        own = own_type(model, x.dtype)
-        raise ValueError(
-            f"the {what} are {x.dtype} and the model calculates in {own}: give x.{CASTS[own]}(), or turn the model by "
-            f"model.{CASTS.get(x.dtype, 'double')}()"
-        )
+def class_counts(y: Tensor, n_classes: int) -> Tensor:
+    """How many of the labels (N,) each class has, (K,). Raises ValueError for a class that has none."""
+    counts = as_labels(y, len(y), n_classes).bincount(minlength=n_classes)
+    if not counts.all():
+        c = int(counts.argmin())
+        raise ValueError(f"class {c} has no example among {len(y)} labels: give examples of it, or fewer classes")
+    return counts
+
+
+def check_prior(prior: Tensor, n_classes: int) -> None:
+    """Raises ValueError unless these are the probabilities of n_classes classes, (K,)."""
+    if prior.shape != (n_classes,) or not prior.is_floating_point():
+        raise ValueError(f"the prior is {kind(prior)}: it must be {n_classes} floats, one a class")
+    for c, p in enumerate(prior.tolist()):
+        if not p >= 0:
+            raise ValueError(f"the prior of class {c} is {p:g}: a probability must be ≥ 0")
+    if abs(prior.sum().item() - 1) > SUM:
+        raise ValueError(f"the prior sums to {prior.sum().item():g}: it must sum to 1, so divide it by its sum")
 
 
 def check_possible(log_prob: Tensor) -> None:
     """Raises ValueError if an example has probability 0: p(z|x) = p(x, z) / p(x) is then 0/0. log_prob: (B,)."""
-    impossible = (~(log_prob > -torch.inf)).nonzero()  # NaN, too
-    if len(impossible) and log_prob[impossible[0]].isnan():
-        raise ValueError(f"the log-probability of example {int(impossible[0])} is NaN: look at x and at the model")
-    if len(impossible):
-        raise ValueError(
-            f"example {int(impossible[0])} has probability 0 under the model, so nothing follows from it about its "
-            "hidden cause: leave it out, or fit with alpha > 0"
-        )
+    for i in (~(log_prob > -torch.inf)).nonzero().flatten().tolist():
+        if log_prob[i].isnan():
+            raise ValueError(f"the log-probability of example {i} is NaN: look at x and at the model")
+        raise ValueError(f"example {i} has probability 0 under the model: leave it out, or fit with alpha > 0")
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """x in a type in which one can count: float16 stops at 2048, bfloat16 at 256."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def finite_above(logits: Tensor) -> Tensor:
+    """Logits with the same softmax, in which a certain class has 0 instead of +∞ and the others have −∞.
+
+    Raises ValueError unless they are N ≥ 1 rows without NaN, each with a possible class, and with at most one +∞.
+    """
+    logits = as_tensor(logits, "logits")
+    if logits.dim() != 2 or not logits.numel() or not logits.is_floating_point():
+        raise ValueError(f"logits are {kind(logits)}: they must be floats (N, K), N ≥ 1")
+    if logits.isnan().any():
+        raise ValueError(f"{int(logits.isnan().any(1).sum())} of {len(logits)} rows of logits hold a NaN")
+    certain = logits == torch.inf
+    for row in ((certain.sum(1) > 1) | (logits == -torch.inf).all(1)).nonzero().flatten().tolist():
+        raise ValueError(f"the logits of example {row} are {logits[row].tolist()}: one may be +∞, and not all −∞")
+    sure = torch.where(certain, 0.0, -torch.inf).to(logits)
+    return at_least_float32(torch.where(certain.any(1, keepdim=True), sure, logits))
 
 
-def check_binary(x: Tensor) -> None:
-    """Raises ValueError unless x holds floats 0 and 1 only."""
-    soon(_check_bits, x)
+def check_scores(scores: Tensor, n: int) -> None:
+    """Raises ValueError unless these are scores of K ≥ 2 classes for each of n examples, (n, K)."""
+    if scores.dim() != 2 or len(scores) != n or scores.shape[1] < 2:
+        gives = f"the classifier gives {tuple(scores.shape)} for {n} examples"
+        raise ValueError(f"{gives}: it must give ({n}, K), one score a class")
 
 
-def _check_bits(x: Tensor) -> None:
-    if not x.is_floating_point() or not torch.equal(x.clamp(0, 1).ceil_(), x):  # the fastest of several ways
-        wrong = x[x != (x > 0)]
-        what = f"a unit is {wrong[0].item():.4g}" if len(wrong) else f"the units are {x.dtype}"
-        raise ValueError(f"{what}, not 0.0 or 1.0: binarise the data first, such as (x > 0.5).float()")
+def named(scores: Tensor) -> Tensor:
+    """The class of the largest score: (N, K) -> (N,). −1, no class, where a score is NaN or all of them are −∞."""
+    largest, label = scores.max(1)
+    return torch.where(largest > -torch.inf, label, NO_LABEL)
 
 
-def check_known(known: Tensor, x: Tensor) -> Tensor:
-    """The mask for every entry of x, True where it is known. Raises ValueError where it is not bool or does not fit."""
-    if not isinstance(known, Tensor) or known.dtype != torch.bool:
-        what = f"has the type {known.dtype}" if isinstance(known, Tensor) else f"is {kind(known)}"
-        raise ValueError(f"known {what}: it must be bool, True where x is known")
-    try:
-        return known.expand_as(x)
-    except RuntimeError:
-        raise ValueError(
-            f"known has the shape {tuple(known.shape)}, which does not fit x {tuple(x.shape)}: give it the shape of x, "
-            "as known.view_as(x) does for rows, or (B, 1, …) for whole examples"
-        ) from None
-
-
-def check_points(x: Tensor, n_features: int) -> None:
-    if x.dim() != 2 or x.shape[1] != n_features or not x.is_floating_point():
-        raise ValueError(
-            f"expected float points of shape (B, {n_features}), got {x.dtype} of shape {tuple(x.shape)}: "
-            "images become points by x.flatten(1)"
-        )
-    if where := not_finite(x):
-        raise ValueError(f"x{where}: a density needs finite numbers")
-
-
-# ---- numbers of any kind, as the measures take them ----------------------------------------------------------------
+# ---- tensors of any kind, as the measures take them ----------------------------------------------------------------
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
@@ -168,8 +224,12 @@ def as_tensor(values: Any, name: str) -> Tensor:
     try:
         return torch.as_tensor(np.array(values, order="C"))
     except (TypeError, ValueError, RuntimeError):
-        kind = type(values).__name__
-        raise ValueError(f"{name} is a {kind} that is no array of numbers: give a tensor") from None
+        raise ValueError(f"{name} is {kind(values)} that is no array of numbers: give a tensor") from None
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in a type in which one can count: float16 stops at 2048, bfloat16 at 256."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def as_double(x: Tensor) -> Tensor:
@@ -185,68 +245,13 @@ def as_rows(values: Any, name: str) -> Tensor:
     return x.flatten(1) if x.dim() > 1 else x[:, None]
 
 
-def as_labels(y: Any, n: int, n_classes: int) -> Tensor:
-    """n labels 0 … n_classes − 1, of any type of whole numbers, as int64. Raises ValueError as `check_labels` does."""
-    y = as_tensor(y, "y")
-    y = y if y.is_floating_point() or y.is_complex() else y.long()
-    check_labels(y, n, n_classes)
-    return y
+def check_finite(x: Tensor, name: str = "x") -> None:
+    """Raises ValueError where x holds a NaN or an infinity, and says where."""
+    for where in (~x.isfinite()).nonzero().tolist()[:1]:
+        raise ValueError(f"{name}{where} is {x[tuple(where)].item()}: every number must be finite")
 
 
-def not_finite(x: Tensor) -> str | None:
-    """Where x, (N, D), first holds a NaN or an infinity, such as "[7, 1] is nan"; None if it does not."""
-    strange = (~x.isfinite()).nonzero()
-    if not len(strange):
-        return None
-    row, column = strange[0].tolist()
-    return f"[{row}, {column}] is {x[row, column].item()}"
-
-
-def class_counts(y: Tensor, n_classes: int) -> Tensor:
-    """How many of the labels (N,) each class has, (K,). Raises ValueError for a class that has none."""
-    counts = as_labels(y, len(y), n_classes).bincount(minlength=n_classes)
-    if not counts.all():
-        raise ValueError(
-            f"class {int(counts.argmin())} has no example among {len(y)} labels, so nothing can be learnt or measured "
-            f"of it: give examples of it, or fewer classes than {n_classes}"
-        )
-    return counts
-
-
-def finite_above(logits: Tensor) -> Tensor:
-    """Logits with the same softmax, in which a certain class has 0 instead of +∞ and the others have −∞.
-
-    Raises ValueError unless they are N ≥ 1 rows without NaN, each with a possible class, and with at most one +∞.
-    """
-    logits = as_tensor(logits, "logits")
-    if logits.dim() != 2 or not logits.numel() or not logits.is_floating_point():
-        raise ValueError(f"logits are {logits.dtype} of shape {tuple(logits.shape)}: they must be floats (N, K), N ≥ 1")
-    if logits.isnan().any():
-        raise ValueError(f"{int(logits.isnan().any(1).sum())} of {len(logits)} rows of logits hold a NaN")
-    certain = logits == torch.inf
-    senseless = ((certain.sum(1) > 1) | (logits == -torch.inf).all(1)).nonzero()
-    if len(senseless):
-        row = int(senseless[0])
-        raise ValueError(
-            f"the logits of example {row} are {logits[row].tolist()}, which say nothing of its class: at most one "
-            "may be +∞, and not all −∞"
-        )
-    sure = torch.where(certain, 0.0, -torch.inf).to(logits)
-    return at_least_float32(torch.where(certain.any(1, keepdim=True), sure, logits))
-
-
-def check_scores(scores: Tensor, n: int) -> None:
-    """Raises ValueError unless these are scores of K ≥ 2 classes for each of n examples, (n, K)."""
-    if scores.dim() != 2 or len(scores) != n or scores.shape[1] < 2:
-        raise ValueError(
-            f"the classifier gives {tuple(scores.shape)} for {n} examples: it must give ({n}, K), one score a class"
-        )
-
-
-def named(scores: Tensor) -> Tensor:
-    """The class of the largest score: (N, K) -> (N,). −1, no class, where a score is NaN or all of them are −∞."""
-    largest, label = scores.max(1)
-    return torch.where(largest > -torch.inf, label, NO_LABEL)
+# ---- numbers -------------------------------------------------------------------------------------------------------
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -255,57 +260,6 @@ def seeded(seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(index(seed))
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"seed is {seed!r}: it must be a whole number below 2**64, such as 0") from None
-
-
-def kind(x: object) -> str:
-    """What was given, for a sentence: type and shape of a tensor, else the name of the class."""
-    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-
-
-def shaped(x: object) -> str:
-    """What is wrong with the shape of what a function gave, for a sentence."""
-    return f"has the shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"is {kind(x)}"
-
-
-def own_type(model: nn.Module, default: torch.dtype = torch.float32) -> torch.dtype:
-    """The type that a model calculates in: that of its first parameter or buffer of floats."""
-    tensors = chain(model.parameters(), model.buffers())
-    return next((t.dtype for t in tensors if t.is_floating_point()), default)
-
-
-def check_some(x: Tensor) -> None:
-    """Raises ValueError for a batch without an example, of which there is no mean."""
-    if not len(x):
-        raise ValueError(f"the batch is empty, of shape {tuple(x.shape)}: a mean needs at least one example")
-
-
-def check_batch(x: Tensor, shape: Sequence[int], model: nn.Module) -> None:
-    """Raises ValueError unless x is what a mean can be taken over: an example or more, as check_examples wants them."""
-    check_examples(x, shape, model)
-    check_some(x)
-
-
-def check_inside(x: Tensor, box: tuple[float, float] | None = None) -> None:
-    """Raises ValueError where x, not empty, leaves the box or, without one, where it is NaN or infinite."""
-    soon(_check_inside, x, box)
-
-
-def _check_inside(x: Tensor, box: tuple[float, float] | None) -> None:
-    low, high = torch.stack(x.detach().aminmax()).tolist()  # asks a device once; NaN is passed on
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"x holds {high if math.isfinite(low) else low:g}: leave out what is NaN or infinite")
-    first, last = torch.tensor(box or (low, high), dtype=x.dtype, device="cpu").tolist()  # rounded as x is
-    if not first <= low <= high <= last:
-        raise ValueError(
-            f"x holds {high if first <= low else low:g}, and the model knows numbers in [{box[0]:g}, {box[1]:g}]: "
-            "scale x to that range, as Split.batches scales pixels to [0, 1], or give the model the box of the data"
-        )
-
-
-def check_box(box: tuple[float, float] | None) -> None:
-    """Raises ValueError unless the box is (low, high), both finite, or None."""
-    if box is not None and not (len(box) == 2 and -math.inf < box[0] < box[1] < math.inf):
-        raise ValueError(f"box is {box}: it must be (low, high) with low < high, both finite")
 
 
 def whole(name: str, n: object, least: int = 0) -> int:
@@ -341,6 +295,16 @@ def check_positive(**numbers: float) -> None:
 
 def shown(number: object) -> str:
     return f"{number:g}" if isinstance(number, Real) else repr(number)
+
+
+def kind(x: object) -> str:
+    """What was given, for a sentence: type and shape of a tensor, else the name of the class."""
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+
+
+def shaped(x: object) -> str:
+    """What is wrong with the shape of what a function gave, for a sentence."""
+    return f"has the shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"is {kind(x)}"
 
 
 # ---- when values are looked at -----------------------------------------------------------------------------------
@@ -410,14 +374,9 @@ def check_loss(loss: object, name: str) -> Tensor:
     if loss.is_complex():
         raise ValueError(f"{what} {loss.dtype}: it must be a real number")
     if loss.shape != ():
-        raise ValueError(
-            f"{what} of shape {tuple(loss.shape)}: return one number, the mean over the batch, loss.mean()"
-        )
+        raise ValueError(f"{what} of shape {tuple(loss.shape)}: return one number, the mean over the batch")
     if not loss.requires_grad:
-        raise ValueError(
-            f"{what} a number without a graph: compute it from parameters that are not frozen, without detach(), "
-            "item(), no_grad or inference_mode"
-        )
+        raise ValueError(f"{what} a number without a graph: compute it from parameters, without detach, item, no_grad")
     return loss
 
 

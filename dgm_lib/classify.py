@@ -15,22 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.checks import (
-    as_double,
-    as_labels,
-    as_rows,
-    at_least_float32,
-    check_known,
-    check_labels,
-    check_prior,
-    check_whole,
-    class_counts,
-    finite_above,
-    not_finite,
-)
+from dgm_lib import checks
 from dgm_lib.distributions import posterior_of
 from dgm_lib.gaussians import covariance_of, log_normal, of_known
-from dgm_lib.nets import explained, one_number
+from dgm_lib.nets import explained, one_logit_a_class, one_number
 
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 
@@ -52,17 +40,11 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (B, K)."""
-        logits = at_least_float32(self.net(x))
-        if logits.shape != (len(x), self.n_classes):
-            raise ValueError(
-                f"the network gives {tuple(logits.shape)} for {len(x)} examples of {self.n_classes} classes: it must "
-                f"end in {self.n_classes} numbers, one logit a class"
-            )
-        return logits
+        return one_logit_a_class(checks.at_least_float32(self.net(x)), len(x), self.n_classes, "the network")
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean of −log p(y|x), in nats."""
-        check_labels(y, len(x), self.n_classes)
+        checks.check_labels(y, len(x), self.n_classes)
         return cross_entropy(self(x), y, label_smoothing=self.smoothing)
 
     def posterior(self, x: Tensor) -> Tensor:
@@ -84,10 +66,10 @@ class BayesClassifier(nn.Module):
 
     def __init__(self, log_likelihood: LogLikelihood | nn.Module, n_classes: int, prior: Tensor | None = None):
         super().__init__()
-        check_whole(1, n_classes=n_classes)
+        checks.check_whole(1, n_classes=n_classes)
         if prior is None:
             prior = torch.full((n_classes,), 1 / n_classes)
-        check_prior(prior, n_classes)
+        checks.check_prior(prior, n_classes)
         self.log_likelihood, self.n_classes = log_likelihood, n_classes
         self.register_buffer("prior", prior)
 
@@ -109,7 +91,7 @@ class BayesClassifier(nn.Module):
 
     def with_prior(self, prior: Tensor) -> BayesClassifier:
         """The same likelihoods with another p(c): nothing is trained anew."""
-        check_prior(prior, self.n_classes)
+        checks.check_prior(prior, self.n_classes)
         return BayesClassifier(self.log_likelihood, self.n_classes, prior.to(self.prior))
 
 
@@ -119,7 +101,7 @@ def per_class(log_probs: Sequence[Callable[[Tensor], Tensor]]) -> LogLikelihood:
 
 
 def _one_model_a_class(log_probs: Sequence[Callable[[Tensor], Tensor]], x: Tensor, y: Tensor) -> Tensor:
-    y = as_labels(y, len(x), len(log_probs))
+    y = checks.as_labels(y, len(x), len(log_probs))
     return by_class(y, lambda c, rows: log_probs[c](x[rows]))
 
 
@@ -137,7 +119,7 @@ def by_class(y: Tensor, values: Callable[[int, Tensor], Tensor]) -> Tensor:
 
 def class_prior(y: Tensor, n_classes: int) -> Tensor:
     """p(c) as the share of each class among labels (N,): (K,). Raises ValueError for a class that was never seen."""
-    return class_counts(y, n_classes).to(torch.get_default_dtype()) / len(y)  # a share of 0 would rule it out for ever
+    return checks.class_counts(y, n_classes).to(torch.get_default_dtype()) / len(y)  # 0 would rule it out for ever
 
 
 def change_prior(logits: Tensor, old: Tensor, new: Tensor) -> Tensor:
@@ -148,24 +130,20 @@ def change_prior(logits: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """
     if logits.dim() != 2:
         raise ValueError(f"logits have the shape {tuple(logits.shape)}: they must be (B, K), one a class")
-    check_prior(old, logits.shape[1])
-    check_prior(new, logits.shape[1])
-    ruled_out = (old == 0).nonzero()
-    if len(ruled_out):
-        raise ValueError(
-            f"the old prior of class {int(ruled_out[0])} is 0: a classifier that ruled it out says nothing of it; "
-            "give the prior that it was trained with"
-        )
+    checks.check_prior(old, logits.shape[1])
+    checks.check_prior(new, logits.shape[1])
+    if not old.all():
+        c = int(old.argmin())
+        raise ValueError(f"the old prior of class {c} is 0, so nothing is said of it: give that of the training")
     return logits + (new.log() - old.log()).to(logits)
 
 
 def estimate_prior(logits: Tensor, old: Tensor, *, steps: int = 1000, tolerance: float = 1e-6) -> Tensor:
     """The likeliest p(c) of unlabelled examples, by EM: (N, K) logits under the prior `old` -> (K,).
 
-    It trusts the logits to be calibrated. Stops once no share moves by more than `tolerance`. Saerens et al. 2002,
-    eq. 2.9.
+    It trusts the logits to be calibrated, and stops once no share moves by more than `tolerance`. Ibid., eq. 2.9.
     """
-    logits = finite_above(logits)
+    logits = checks.finite_above(logits)
     prior = old.to(logits)
     for _ in range(steps):
         before, prior = prior, change_prior(logits, old, prior).softmax(1).mean(0)
@@ -203,11 +181,10 @@ class ClassGaussians(nn.Module):
         """
         if not (0 <= shrinkage <= 1 and 0 <= pooling <= 1):
             raise ValueError(f"shrinkage is {shrinkage:g} and pooling {pooling:g}: they must lie in 0 … 1")
-        x = as_rows(x, "x")
-        if where := not_finite(x):
-            raise ValueError(f"x{where} in row and flat column: a density needs finite numbers")
-        points, y = as_double(x), as_labels(y, len(x), n_classes)
-        prior = class_counts(y, n_classes).to(points) / len(y)
+        x = checks.as_rows(x, "x")
+        checks.check_finite(x)
+        points, y = checks.as_double(x), checks.as_labels(y, len(x), n_classes)
+        prior = checks.class_counts(y, n_classes).to(points) / len(y)
         of_class = [points[y.to(points.device) == c] for c in range(n_classes)]
         covariance = torch.stack([covariance_of(members) for members in of_class])
         pooled = torch.einsum("k,kij->ij", prior, covariance)
@@ -233,14 +210,13 @@ class ClassGaussians(nn.Module):
 
     def _points(self, x: Tensor, y: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (B,), x as (B, D) in the Gaussians' type, 0 where it is not known, and where it is, (B, D)."""
-        y = as_labels(y, len(x), len(self.mu))
-        mask = torch.ones_like(x, dtype=torch.bool) if known is None else check_known(known, x)
-        points, mask = as_rows(torch.where(mask, x, 0), "x").to(self.mu.dtype), as_rows(mask, "known").bool()
+        y = checks.as_labels(y, len(x), len(self.mu))
+        mask = torch.ones_like(x, dtype=torch.bool) if known is None else checks.check_known(known, x)
+        points = checks.as_rows(torch.where(mask, x, 0), "x").to(self.mu.dtype)
         if points.shape[1] != self.mu.shape[1]:
             raise ValueError(f"an example holds {points.shape[1]} numbers, and the Gaussians {self.mu.shape[1]}")
-        if where := not_finite(points):
-            raise ValueError(f"x{where} in row and flat column: a density needs finite numbers")
-        return y, points, mask
+        checks.check_finite(points)
+        return y, points, mask.reshape(points.shape)
 
     @torch.no_grad()
     def fill_in(self, x: Tensor, y: Tensor, known: Tensor) -> Tensor:
@@ -254,7 +230,7 @@ class ClassGaussians(nn.Module):
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
         """(B, D), an example of each label (B,)."""
-        y = as_labels(y, len(y), len(self.mu))
+        y = checks.as_labels(y, len(y), len(self.mu))
         eps = torch.randn(len(y), self.mu.shape[1], 1).to(self.mu)
         return self.mu[y] + (self.scale_tril[y] @ eps).squeeze(-1)
 
@@ -266,7 +242,5 @@ def check_spread(of_class: Sequence[Tensor], pooling: float) -> None:
         raise ValueError("no class has two examples that differ, so there is no covariance: give more examples")
     if pooling == 0 and any(alike):
         c = alike.index(True)
-        raise ValueError(
-            f"the {len(of_class[c])} examples of class {c} are all alike, so its covariance is 0, and shrinkage leaves "
-            "it so: take pooling > 0, which lends it that of the other classes, or give more examples"
-        )
+        what = f"the {len(of_class[c])} examples of class {c}"
+        raise ValueError(f"{what} are all alike, so its covariance is 0: take pooling > 0, or give more examples")

@@ -17,7 +17,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from dgm_lib.checks import at_least_float32, check_images, check_inside, check_positive, check_possible, check_whole
+from dgm_lib import checks
 
 
 class Whole(Independent):
@@ -37,7 +37,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, n_latents: int):
         super().__init__()
-        check_whole(1, n_latents=n_latents)
+        checks.check_whole(1, n_latents=n_latents)
         self.n_latents = n_latents
         self.register_buffer("mu", torch.zeros(n_latents))
 
@@ -50,7 +50,7 @@ class StandardNormal(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
-        check_whole(0, n=n)
+        checks.check_whole(0, n=n)
         return self.distribution().sample((n,))
 
 
@@ -59,15 +59,14 @@ class MixturePrior(nn.Module):
 
     def __init__(self, n_components: int, n_latents: int):
         super().__init__()
-        check_whole(1, n_components=n_components, n_latents=n_latents)
+        checks.check_whole(1, n_components=n_components, n_latents=n_latents)
         self.n_latents = n_latents
         self.logits = nn.Parameter(torch.zeros(n_components))
         self.mu = nn.Parameter(torch.randn(n_components, n_latents))
         self.log_var = nn.Parameter(torch.zeros(n_components, n_latents))
 
     def distribution(self) -> Distribution:
-        components = diagonal_normal(self.mu, self.log_var)
-        return MixtureSameFamily(Categorical(logits=self.logits), components, validate_args=False)
+        return mixture(self.logits, self.mu, self.log_var)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(B, D) -> (B,) nats."""
@@ -75,13 +74,23 @@ class MixturePrior(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
-        check_whole(0, n=n)
-        return self.distribution().sample((max(n, 1),))[:n]  # torch's mixtures cannot draw nothing
+        return drawn_from(self.distribution(), n)
 
 
 def diagonal_normal(mu: Tensor, log_var: Tensor) -> Distribution:
     """N(μ, diag exp(log_var)) over vectors: each (…, D)."""
     return Whole(Normal(mu, (0.5 * log_var).exp(), validate_args=False), 1)
+
+
+def mixture(logits: Tensor, mu: Tensor, log_var: Tensor) -> Distribution:
+    """Σ_k w_k N(μ_k, diag exp(log_var_k)) over vectors: logits (K,), the others (K, D)."""
+    return MixtureSameFamily(Categorical(logits=logits), diagonal_normal(mu, log_var), validate_args=False)
+
+
+def drawn_from(p: Distribution, n: int) -> Tensor:
+    """(n, …): torch's mixtures cannot draw nothing."""
+    checks.check_whole(0, n=n)
+    return p.sample((max(n, 1),))[:n]
 
 
 # ---- what is let in ------------------------------------------------------------------------------------------------
@@ -93,14 +102,11 @@ def to_levels(x: Tensor, levels: int) -> Tensor:
     What half precision rounds is taken, as long as the levels stay apart.
     """
     if not x.is_floating_point():
-        raise ValueError(
-            f"the pixels are {x.dtype}: these are levels, and a pixel is a float in [0, 1]: divide them "
-            f"by {levels - 1}, as Split.scaled does"
-        )
+        raise ValueError(f"the pixels are {x.dtype}: these are levels, divide by {levels - 1}, as Split.scaled does")
     rounding = max(1e-2, (levels - 1) * torch.finfo(x.dtype).eps / 2)  # in levels, of a pixel near 1
     if rounding > 0.25:
         raise ValueError(f"{x.dtype} cannot tell {levels} levels apart: give x.float(), made from the levels anew")
-    exact = at_least_float32(x) * (levels - 1)
+    exact = checks.at_least_float32(x) * (levels - 1)
     k = exact.round()
     on_grid = ((k - exact).abs() < rounding) & (k >= 0) & (k < levels)
     if not on_grid.all():
@@ -114,18 +120,25 @@ def to_levels(x: Tensor, levels: int) -> Tensor:
 # ---- pixels --------------------------------------------------------------------------------------------------------
 
 
-class BernoulliPixels(Distribution):
-    """Pixels that are 0 or 1, by the logit of a 1. Grey pixels are refused: this is no likelihood for them."""
+class Pixels(Distribution):
+    """What the distributions of pixels share. Their log_prob checks its argument itself."""
 
     arg_constraints: ClassVar = {}  # torch asks for it where it prints a distribution
-    levels = 2
+
+    def __init__(self, shape: Size, levels: int):
+        self.levels = levels
+        super().__init__(shape, validate_args=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.levels} levels, batch_shape {tuple(self.batch_shape)})"
+
+
+class BernoulliPixels(Pixels):
+    """Pixels that are 0 or 1, by the logit of a 1. Grey pixels are refused: this is no likelihood for them."""
 
     def __init__(self, logits: Tensor):
         self.logits = logits
-        super().__init__(logits.shape, validate_args=False)  # log_prob checks its argument itself
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(batch_shape {tuple(self.batch_shape)})"
+        super().__init__(logits.shape, 2)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Nats, one number a pixel."""
@@ -143,18 +156,12 @@ class BernoulliPixels(Distribution):
         return torch.sigmoid(self.logits)
 
 
-class CategoricalPixels(Distribution):
+class CategoricalPixels(Pixels):
     """Any probability for each of the L levels: logits (…, L)."""
-
-    arg_constraints: ClassVar = {}  # torch asks for it where it prints a distribution
 
     def __init__(self, logits: Tensor):
         self.log_probabilities = logits.log_softmax(-1)
-        self.levels = logits.shape[-1]
-        super().__init__(logits.shape[:-1], validate_args=False)  # log_prob checks its argument itself
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.levels} levels, batch_shape {tuple(self.batch_shape)})"
+        super().__init__(logits.shape[:-1], logits.shape[-1])
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Nats, one number a pixel."""
@@ -174,7 +181,7 @@ class CategoricalPixels(Distribution):
         return self.log_probabilities.exp() @ torch.linspace(0, 1, self.levels).to(self.log_probabilities)
 
 
-class DiscretizedLogistic(Distribution):
+class DiscretizedLogistic(Pixels):
     """A logistic density, cut into the L levels: neighbouring greys get similar probabilities.
 
     P(k) = σ((x + h − loc)/s) − σ((x − h − loc)/s) with x = k/(L−1), h half a level and s = exp(log_scale);
@@ -182,15 +189,9 @@ class DiscretizedLogistic(Distribution):
     log_scale is clamped to [−20, 20], where values and gradients stay finite; beyond it, its gradient is 0.
     """
 
-    arg_constraints: ClassVar = {}  # torch asks for it where it prints a distribution
-
     def __init__(self, loc: Tensor, log_scale: Tensor, levels: int):
         self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale.clamp(-20, 20))
-        self.levels = levels
-        super().__init__(self.loc.shape, validate_args=False)  # log_prob checks its argument itself
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.levels} levels, batch_shape {tuple(self.batch_shape)})"
+        super().__init__(self.loc.shape, levels)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Nats, one number a pixel."""
@@ -251,10 +252,8 @@ def logistic_mixture_pixels(out: Tensor, levels: int, n_components: int) -> Dist
 def parameters(out: Tensor, n: int) -> Tensor:
     """(B, C·n, H, W) -> (B, C, H, W, n): the n numbers of each pixel. Raises ValueError where they are not n."""
     if out.dim() != 4 or out.shape[1] % n:
-        raise ValueError(
-            f"the decoder gives {tuple(out.shape[1:])} an image, and this likelihood takes {n} channels for each "
-            f"channel of the image: let the decoder end in a shape such as ({n}, H, W)"
-        )
+        gives = f"the decoder gives {tuple(out.shape[1:])} an image, and this likelihood takes {n} channels for each"
+        raise ValueError(f"{gives} channel of the image: let the decoder end in a shape such as ({n}, H, W)")
     return out.unflatten(1, (-1, n)).movedim(2, -1)
 
 
@@ -262,8 +261,7 @@ class FiniteNormal(Normal):
     """A Normal that is asked about numbers only: NaN is no example that a model could explain."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        if x.numel():
-            check_inside(x, None)
+        checks.check_inside(x)
         return super().log_prob(x)
 
 
@@ -272,7 +270,7 @@ class NormalNoise(nn.Module):
 
     def __init__(self, sigma: float = 1.0):
         super().__init__()
-        check_positive(sigma=sigma)
+        checks.check_positive(sigma=sigma)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
 
     def forward(self, out: Tensor) -> Distribution:
@@ -284,17 +282,17 @@ class NormalNoise(nn.Module):
 
 def log_prob_by_class(x: Tensor, logits: Tensor) -> Tensor:
     """log p(x|c) of independent pixels, by each class's logits (K, C, H, W, L): (B, C, H, W) -> (B, K) nats."""
-    check_images(x, logits.shape[1:-1])
+    checks.check_examples(x, logits.shape[1:-1], what="images")
     return CategoricalPixels(logits).log_prob(x[:, None]).flatten(2).sum(2)
 
 
 def posterior_of(log_joint: Tensor) -> Tensor:
     """p(c|x) from log p(x, c), (B, K) each. Raises ValueError for an example that no class can make."""
-    check_possible(log_joint.logsumexp(1))
+    checks.check_possible(log_joint.logsumexp(1))
     return log_joint.softmax(1)
 
 
 def drawn(logits: Tensor, n: int) -> Tensor:
     """n draws of one of K classes: (K,) -> (n,); none for n = 0, which torch refuses."""
-    check_whole(0, n=n)
+    checks.check_whole(0, n=n)
     return Categorical(logits=logits).sample((n,)) if n else logits.new_empty(0, dtype=torch.int64)

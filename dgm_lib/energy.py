@@ -19,18 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dgm_lib.checks import (
-    check_batch,
-    check_box,
-    check_examples,
-    check_inside,
-    check_positive,
-    check_some,
-    check_weight,
-    check_whole,
-    leaf,
-    own_type,
-)
+from dgm_lib import checks
 from dgm_lib.nets import explained, frozen, one_number
 from dgm_lib.samplers import (
     Box,
@@ -73,35 +62,35 @@ class EnergyModel(nn.Module):
     ):
         super().__init__()
         check_schedule(steps, step_size, temperature)
-        check_whole(1, n_chains=n_chains)
-        check_positive(temperature=temperature)
-        check_weight(restart=restart, penalty=penalty)
-        check_box(box)
+        checks.check_whole(1, n_chains=n_chains)
+        checks.check_positive(temperature=temperature)
+        checks.check_weight(restart=restart, penalty=penalty)
+        checks.check_box(box)
         if restart > 1:
             raise ValueError(f"restart is {restart:g}: it is a share of the chains, so at most 1")
         self.net = net.to(memory_format=torch.channels_last)  # a quarter faster for small convolutions
         self.shape, self.box = torch.Size(shape), box
         self.steps, self.step_size, self.temperature = steps, step_size, temperature
         self.restart, self.penalty, self.jump = restart, penalty, jump
-        self.register_buffer("chains", torch.empty(n_chains, *shape, dtype=own_type(net)))
+        self.register_buffer("chains", torch.empty(n_chains, *shape, dtype=checks.own_type(net)))
         self.chains.copy_(self.noise(n_chains))
         with explained(f"the network does not take examples of shape {tuple(shape)}"):
             check_energy(self.energy(self.chains[:2]), min(2, n_chains))
 
     def noise(self, n: int) -> Tensor:
         """Where chains begin: (n, *shape)."""
-        check_whole(0, n=n)
+        checks.check_whole(0, n=n)
         eps = self.chains.new_empty(n, *self.shape)
         return eps.uniform_(*self.box) if self.box else eps.normal_()
 
     def energy(self, x: Tensor) -> Tensor:
         """E(x): (B, *shape) -> (B,) nats. Raises ValueError for another shape or another number of outputs."""
-        check_examples(x, self.shape, self)
+        checks.check_examples(x, self.shape, self)
         return one_number(self.net(x), len(x), "the energy")
 
     def score(self, x: Tensor) -> Tensor:
         """−∇_x E(x), the score at T = 1: the shape of x, without a graph."""
-        check_examples(x, self.shape, self)
+        checks.check_examples(x, self.shape, self)
         with frozen(self.net):
             return value_and_score(self.energy, x)[1]
 
@@ -135,8 +124,8 @@ class EnergyModel(nn.Module):
 
     def check_data(self, x: Tensor) -> None:
         """Raises ValueError unless x is a batch to learn from: of the chains' shape and type, and inside of the box."""
-        check_batch(x, self.shape, self)
-        check_inside(x, self.box)
+        checks.check_batch(x, self.shape, self)
+        checks.check_inside(x, self.box)
 
 
 class ReconstructionEnergy(nn.Module):
@@ -148,7 +137,7 @@ class ReconstructionEnergy(nn.Module):
 
     def __init__(self, net: nn.Module, sigma: float):
         super().__init__()
-        check_positive(sigma=sigma)
+        checks.check_positive(sigma=sigma)
         self.net, self.sigma = net, sigma
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,7 +152,7 @@ class ReconstructionEnergy(nn.Module):
 
 def score_with_graph(energy: Energy, x: Tensor) -> Tensor:
     """−∇_x E(x), through which a loss can be differentiated: the shape of x."""
-    with leaf(x) as detached:
+    with checks.leaf(x) as detached:
         x = x if x.requires_grad else detached
         values = energy(x)
         check_energy(values, len(x))
@@ -176,8 +165,8 @@ def denoising_score_matching(energy: Energy, x: Tensor, sigma: float) -> Tensor:
 
     Its smallest value is reached where exp(−E) is proportional to the blurred density, not to the data's own.
     """
-    check_positive(sigma=sigma)
-    check_examples(x, x.shape[1:])
+    checks.check_positive(sigma=sigma)
+    checks.check_examples(x, "…")
     eps = torch.randn_like(x)
     return 0.5 * (sigma * score_with_graph(energy, x + sigma * eps) + eps).flatten(1).square().sum(1)
 
@@ -188,8 +177,8 @@ def sliced_score_matching(energy: Energy, x: Tensor) -> Tensor:
     The mean over v of the second term is the trace of ∇s, so no noise is added to the data. The network must have two
     derivatives: with ReLU the second term is 0 almost everywhere.
     """
-    check_examples(x, x.shape[1:])
-    with leaf(x) as x:
+    checks.check_examples(x, "…")
+    with checks.leaf(x) as x:
         v = torch.randn_like(x)
         score = score_with_graph(energy, x)
         (slope,) = torch.autograd.grad((score * v).sum(), x, create_graph=True)
@@ -208,13 +197,13 @@ class NoiseContrast(nn.Module):
 
     def __init__(self, net: nn.Module, noise: Law, *, ratio: int = 1):
         super().__init__()
-        check_whole(1, ratio=ratio)
+        checks.check_whole(1, ratio=ratio)
         self.net, self.noise_law, self.ratio = net, noise, ratio
         self.log_z = nn.Parameter(torch.zeros(()))
 
     def energy(self, x: Tensor) -> Tensor:
         """E(x): (B, …) -> (B,) nats. Raises ValueError for another number of outputs."""
-        check_examples(x, getattr(x, "shape", (1,))[1:], self)
+        checks.check_examples(x, "…", self)
         with explained(f"the network does not take examples of shape {tuple(x.shape[1:])}"):
             values = self.net(x)
         return one_number(values, len(x), "the energy")
@@ -229,9 +218,8 @@ class NoiseContrast(nn.Module):
 
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Cross-entropy of the two classes, an example of data with its `ratio` of noise: a scalar in nats."""
-        check_examples(x, getattr(x, "shape", (1,))[1:], self)
-        check_some(x)
-        check_inside(x)
+        checks.check_batch(x, "…", self)
+        checks.check_inside(x)
         with torch.no_grad():
             noise = self.noise_law.sample(self.ratio * len(x)).to(x)
         return softplus(-self.logit(x)).mean() + self.ratio * softplus(self.logit(noise)).mean()

@@ -22,8 +22,7 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from dgm_lib import datasets, metrics, runtime
-from dgm_lib.checks import check_images, named
+from dgm_lib import checks, datasets, metrics, runtime
 from dgm_lib.datasets import Data, cache, paths
 from dgm_lib.datasets.formats import DataError
 from dgm_lib.nets import ConvEncoder
@@ -89,12 +88,12 @@ class Judge(nn.Module):
 
     def labels(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N,), the likeliest class of each image."""
-        return self._in_parts(lambda part: named(self(part)), x)
+        return self._in_parts(lambda part: checks.named(self(part)), x)
 
     @torch.no_grad()
     def _in_parts(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Raises ValueError for images of another shape or outside of [0, 1]."""
-        check_images(x, self.shape)
+        checks.check_examples(x, self.shape, what="images")
         wrong = x[~((x >= -ROUNDING) & (x <= 1 + ROUNDING))]
         if len(wrong):
             raise ValueError(f"{len(wrong)} of {x.numel()} pixels are outside of [0, 1], the first is {wrong[0]:.6g}")

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dgm_lib.checks import NO_LABEL, as_labels, as_rows, check_whole, class_counts, not_finite, seeded
+from dgm_lib import checks
+from dgm_lib.checks import NO_LABEL
 from dgm_lib.datasets.core import check_sizes, epoch_order, n_batches
 from dgm_lib.neighbours import nearest
 from dgm_lib.runtime import derive_seed
@@ -21,23 +22,21 @@ from dgm_lib.runtime import derive_seed
 def few_labels(y: Tensor, n_per_class: int, n_classes: int, seed: int) -> Tensor:
     """Indices of n_per_class examples of each class, ascending: (n_per_class · K,).
 
-    With one seed, the draw for a smaller n_per_class is part of the draw for a larger one.
-    Raises ValueError where a class has too few, and names it.
+    With one seed, a draw of fewer is part of a draw of more. Raises ValueError for a class that has too few.
     """
     return imbalanced(y, [n_per_class] * n_classes, seed)
 
 
 def imbalanced(y: Tensor, counts: Sequence[int], seed: int) -> Tensor:
     """Indices of counts[c] examples of each class c, ascending: (Σ counts,). Raises ValueError as `few_labels` does."""
-    y = as_labels(y, len(y), len(counts))
+    y = checks.as_labels(y, len(y), len(counts))
     order = torch.randperm(len(y), generator=_generator(seed)).to(y.device)
     taken = [_first(order[y[order] == c], n, c) for c, n in enumerate(counts)]
     return torch.cat(taken).sort().values
 
 
 def _first(rows: Tensor, n: int, c: int) -> Tensor:
-    check_whole(0, count=n)
-    if n < 1:
+    if checks.whole("count", n) < 1:
         raise ValueError(f"{n} examples of class {c} are asked for: at least 1, or the class is never seen")
     if n > len(rows):
         raise ValueError(f"class {c} has {len(rows)} examples, and {n} are asked for: ask for fewer")
@@ -51,9 +50,8 @@ def class_weights(y: Tensor, n_classes: int) -> Tensor:
     """N / (K n_c) for each class, (K,): weighted so, each class counts alike, and an example 1 in the mean.
 
     cross_entropy(logits, y, weight) divides by the weights of its batch; a weighted mean over N examples does not.
-    Raises ValueError for a class without example, whose weight would be infinite.
     """
-    return len(y) / (n_classes * class_counts(y, n_classes).float())
+    return len(y) / (n_classes * checks.class_counts(y, n_classes).float())
 
 
 def oversample(y: Tensor, n_classes: int, *, to: int, seed: int) -> Tensor:
@@ -61,10 +59,10 @@ def oversample(y: Tensor, n_classes: int, *, to: int, seed: int) -> Tensor:
 
     Repetitions go round a class in random order, so that its examples occur equally often, but for one.
     """
-    check_whole(0, to=to)
-    y = as_labels(y, len(y), n_classes)
+    checks.check_whole(0, to=to)
+    y = checks.as_labels(y, len(y), n_classes)
     generator, rows = _generator(seed), [torch.arange(len(y), device=y.device)]
-    for c, n in enumerate(class_counts(y, n_classes).tolist()):
+    for c, n in enumerate(checks.class_counts(y, n_classes).tolist()):
         passes = [torch.randperm(n, generator=generator) for _ in range(0, to - n, n)]
         if passes:
             rows.append((y == c).nonzero().squeeze(1)[torch.cat(passes)[: to - n].to(y.device)])
@@ -80,13 +78,12 @@ def smote(x: Tensor, y: Tensor, n_classes: int, *, to: int, k: int = 5, seed: in
     """
     if not x.is_floating_point():
         raise ValueError(f"x is {x.dtype}: a point between two others needs floats, as Split.scaled gives them")
-    check_whole(0, to=to)
-    check_whole(1, k=k)
-    y = as_labels(y, len(x), n_classes)
-    if where := not_finite(as_rows(x, "x")):
-        raise ValueError(f"x{where} in row and flat column: nothing lies between it and a neighbour")
+    checks.check_whole(0, to=to)
+    checks.check_whole(1, k=k)
+    y = checks.as_labels(y, len(x), n_classes)
+    checks.check_finite(x)
     generator, xs, ys = _generator(seed), [x], [y]
-    for c, n in enumerate(class_counts(y, n_classes).tolist()):
+    for c, n in enumerate(checks.class_counts(y, n_classes).tolist()):
         if n >= to:
             continue
         if n == 1:
@@ -98,7 +95,7 @@ def smote(x: Tensor, y: Tensor, n_classes: int, *, to: int, k: int = 5, seed: in
 
 def _between_neighbours(x: Tensor, n: int, k: int, generator: torch.Generator) -> Tensor:
     """n new points of one class, (n, …), from its examples (M, …)."""
-    rows, k = as_rows(x, "x"), min(k, len(x) - 1)
+    rows, k = checks.as_rows(x, "x"), min(k, len(x) - 1)
     _, neighbours = nearest(rows, rows, k, among_themselves=True)  # (M, k)
     neighbours = neighbours.sort(1).values  # so that a draw does not hang on who of them is nearer by a hair
     i = torch.randint(len(x), (n,), generator=generator).to(x.device)
@@ -108,8 +105,8 @@ def _between_neighbours(x: Tensor, n: int, k: int, generator: torch.Generator) -
 
 
 def _generator(seed: int) -> torch.Generator:
-    check_whole(0, seed=seed)
-    return seeded(derive_seed(seed))
+    checks.check_whole(0, seed=seed)
+    return checks.seeded(derive_seed(seed))
 
 
 # ---- labelled and unlabelled examples together ---------------------------------------------------------------------
@@ -147,10 +144,8 @@ class MixedBatches:
         self.batch_labelled, self.batch_unlabelled = batch_labelled, batch_unlabelled
         self.seed, self.transform, self.epoch = seed, transform, 0
         if len(self) == 0:
-            raise ValueError(
-                f"{len(x_unlabelled)} unlabelled examples do not fill a batch of {batch_unlabelled} for each process: "
-                "take smaller batches"
-            )
+            n = f"{len(x_unlabelled)} unlabelled examples"
+            raise ValueError(f"{n} do not fill a batch of {batch_unlabelled} for each process: take smaller batches")
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next loop the one of this epoch, whatever was walked through before."""
@@ -187,13 +182,10 @@ def distillation(student_logits: Tensor, teacher_logits: Tensor, temperature: fl
     T² keeps the gradient, T (q_T − p_T), of one size for every T: for a large T it is the difference of the centred
     logits over K. The teacher is not learnt. Hinton, Vinyals & Dean 2015, section 2.
     """
-    if not 0 < temperature < torch.inf:
-        raise ValueError(f"temperature is {temperature:g}: it must be positive")
+    checks.check_positive(temperature=temperature)
     if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"the student's logits are {tuple(student_logits.shape)}, the teacher's {tuple(teacher_logits.shape)}: "
-            "they must speak of the same examples and classes"
-        )
+        said = f"the student's logits are {tuple(student_logits.shape)}, the teacher's {tuple(teacher_logits.shape)}"
+        raise ValueError(f"{said}: they must speak of the same examples and classes")
     teacher = (teacher_logits.detach() / temperature).log_softmax(1)
     student = (student_logits / temperature).log_softmax(1)
     p = teacher.exp()

@@ -13,24 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dgm_lib.checks import (
-    at_least_float32,
-    check_batch,
-    check_box,
-    check_condition,
-    check_examples,
-    check_inside,
-    check_some,
-    check_weight,
-    check_whole,
-    leaf,
-)
+from dgm_lib import checks
 from dgm_lib.distributions import StandardNormal
 from dgm_lib.nets import explained, frozen, given, on_trial, one_number
 
@@ -119,12 +108,32 @@ def gradient_at(critic: Critic, x: Tensor) -> Tensor:
 
     An example's gradient is its own only if the critic looks at each alone: no batch norm in it.
     """
-    with leaf(x) as x:
+    with checks.leaf(x) as x:
         (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient
 
 
 # ---- the model -----------------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """What was made in the critic's turn on a batch, for the next turn on this same batch. A copy keeps nothing.
+
+    It is the same mathematics: only the critic has moved between the two turns, so these are draws of the generator as
+    it is, and their graph, which torch cannot copy, holds its weights as they are. The critic has stepped on these very
+    draws, as in any loop that draws z once a round. Another batch, such as an augmented copy, gets draws of its own.
+    """
+
+    def __init__(self, x: Tensor | None = None, y: Tensor | None = None, made: Any = None):
+        self._of = x, y, made
+
+    def take(self, x: Tensor, y: Tensor | None) -> Any:
+        """What was made, or None; once, as after this turn the generator is another."""
+        (of_x, of_y, made), self._of = self._of, (None, None, None)
+        return made if of_x is x and of_y is y and torch.is_grad_enabled() else None
+
+    def __reduce__(self) -> tuple:
+        return Kept, ()
 
 
 class GAN(nn.Module):
@@ -154,13 +163,13 @@ class GAN(nn.Module):
         n_classes: int | None = None,
     ):
         super().__init__()
-        check_weight(penalty_weight=penalty_weight)
-        check_box(box)
+        checks.check_weight(penalty_weight=penalty_weight)
+        checks.check_box(box)
         if n_classes is not None:
-            check_whole(1, n_classes=n_classes)
+            checks.check_whole(1, n_classes=n_classes)
         self.generator, self.critic, self.prior, self.game = generator, critic, prior, game
         self.penalty, self.penalty_weight, self.box, self.n_classes = penalty, penalty_weight, box, n_classes
-        self._kept: tuple[Tensor, Tensor | None, Tensor] | None = None
+        self._kept = Kept()
         self._check_classes()
         self._try_networks()
 
@@ -168,10 +177,8 @@ class GAN(nn.Module):
         for name, module in self.named_modules():
             told = getattr(module, "n_classes", None)
             if told != self.n_classes and told is not None:
-                raise ValueError(
-                    f"n_classes is {self.n_classes}, but {name or 'it'} ({type(module).__name__}) is made for {told}: "
-                    "make them agree"
-                )
+                what = f"{name or 'it'} ({type(module).__name__})"
+                raise ValueError(f"n_classes is {self.n_classes}, but {what} is made for {told}: make them agree")
 
     def _try_networks(self) -> None:
         """Runs both once, so that a misfit is said before any training; notes the shape of an example."""
@@ -190,8 +197,8 @@ class GAN(nn.Module):
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """G(z), for latents (B, D): (B, *shape), with a gradient."""
-        check_examples(z, (self.prior.n_latents,), self, "latents")
-        check_condition(y, len(z), self.n_classes, "GAN")
+        checks.check_examples(z, (self.prior.n_latents,), self, "latents")
+        checks.check_condition(y, len(z), self.n_classes, "GAN")
         return self._generate(z, y)
 
     def _generate(self, z: Tensor, y: Tensor | None) -> Tensor:
@@ -199,16 +206,16 @@ class GAN(nn.Module):
         if self.box is None:
             return x
         low, high = self.box
-        return low + (high - low) * torch.sigmoid(at_least_float32(x))
+        return low + (high - low) * torch.sigmoid(checks.at_least_float32(x))
 
     def critic_values(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """D(x), what the critic says of examples (B, *shape): (B,), in the first two games a logit in nats."""
-        check_examples(x, self.shape, self)
-        check_condition(y, len(x), self.n_classes, "GAN")
+        checks.check_examples(x, self.shape, self)
+        checks.check_condition(y, len(x), self.n_classes, "GAN")
         return self._values(x, y)
 
     def _values(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return one_number(at_least_float32(self.critic(*given(x, y))), len(x), "what the critic says")
+        return one_number(checks.at_least_float32(self.critic(*given(x, y))), len(x), "what the critic says")
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, truncation: float | None = None) -> Tensor:
@@ -219,10 +226,8 @@ class GAN(nn.Module):
         z = self.prior.sample(n)
         if truncation is not None:
             if not (truncation > 0 and isinstance(self.prior, StandardNormal)):
-                raise ValueError(
-                    f"truncation is {truncation:g} and the prior a {type(self.prior).__name__}: it cuts the tails of a "
-                    "StandardNormal at a positive number, so give one, or leave truncation out"
-                )
+                what = f"truncation is {truncation:g} and the prior a {type(self.prior).__name__}"
+                raise ValueError(f"{what}: it cuts the tails of a StandardNormal at a positive number, so give one")
             nn.init.trunc_normal_(z, a=-truncation, b=truncation)
         return self.generate(z, y)
 
@@ -235,11 +240,11 @@ class GAN(nn.Module):
         data would depend on what was made beside it. y goes unused where the model has no classes.
         """
         y = None if self.n_classes is None else y
-        check_batch(x, self.shape, self)
-        check_inside(x, self.box)
-        check_condition(y, len(x), self.n_classes, "GAN")
+        checks.check_batch(x, self.shape, self)
+        checks.check_inside(x, self.box)
+        checks.check_condition(y, len(x), self.n_classes, "GAN")
         made = self._generate(self.prior.sample(len(x)), y)
-        self._kept = (x, y, made) if made.requires_grad else None
+        self._kept = Kept(x, y, made) if made.requires_grad else Kept()
         fake = made.detach()
         loss = self.game.critic(self._values(x, y), self._values(fake, y))
         if self.penalty is not None:
@@ -252,28 +257,13 @@ class GAN(nn.Module):
         The critic's parameters get no gradient here: it is not their turn, and theirs is half of the work.
         """
         y = None if self.n_classes is None else y
-        check_some(x)
-        fake = self._examples_for(x, y)
+        checks.check_some(x)
+        fake = self._kept.take(x, y)
+        fake = self.generate(self.prior.sample(len(x)), y) if fake is None else fake
         with frozen(self.critic):
             return self.game.generator(self._values(fake, y)).mean()
 
-    def _examples_for(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """Generated examples with their graph: those of the critic's turn on this same batch, if it has just been.
-
-        It is the same mathematics: only the critic has moved between the two turns, so these are draws of the generator
-        as it is, and their graph holds its weights as they are. The critic has stepped on these very draws, as in any
-        loop that draws z once a round. Another batch, such as an augmented copy, gets draws of its own.
-        """
-        kept, self._kept = self._kept, None  # used once: after this turn the generator is another
-        if kept is not None and kept[0] is x and kept[1] is y and torch.is_grad_enabled():
-            return kept[2]
-        return self.generate(self.prior.sample(len(x)), y)
-
     def train(self, mode: bool = True) -> GAN:
         """As of any module. Nothing is kept beyond it, so that an epoch begins as it would after a resume."""
-        self._kept = None
+        self._kept = Kept()
         return super().train(mode)
-
-    def __getstate__(self) -> dict:
-        """What a copy gets: not the examples kept with their graph, which torch cannot copy."""
-        return self.__dict__ | {"_kept": None}

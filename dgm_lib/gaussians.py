@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from dgm_lib.checks import as_double
+from dgm_lib import checks
 
 NUMBERS = 2**23  # of the covariances that are factorised together where each example has gaps of its own: 64 MB
 
@@ -30,7 +30,7 @@ def of_known(x: Tensor, known: Tensor, mu: Tensor, covariance: Tensor) -> tuple[
     x: (B, D). known: bool, (B, D), or (1, D) where all examples have the same gaps, and one matrix is factorised.
     In float64: Σ may be so narrow in some directions that float32, solving it, would keep no digit of the mean.
     """
-    mu, covariance = as_double(mu), as_double(covariance)
+    mu, covariance = checks.as_double(mu), checks.as_double(covariance)
     known = known.to(mu.device)
     centred = torch.where(known, x.to(mu) - mu, 0)
     part = max(1, NUMBERS // x.shape[1] ** 2) if len(known) > 1 else max(1, len(x))

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.checks import check_examples, check_labels, check_weight, check_whole, usual
+from dgm_lib import checks
 from dgm_lib.energy import EnergyModel
+from dgm_lib.nets import one_logit_a_class
 from dgm_lib.samplers import ChainError
 
 
@@ -47,28 +48,21 @@ class JointEnergyModel(nn.Module):
 
     def __init__(self, density: EnergyModel, n_classes: int, *, weight: float = 1.0, widest_gap: float = 20.0):
         super().__init__()
-        check_whole(1, n_classes=n_classes)
-        check_weight(weight=weight)
+        checks.check_whole(1, n_classes=n_classes)
+        checks.check_weight(weight=weight)
         if not widest_gap > 0:
             raise ValueError(f"widest_gap is {widest_gap:g}: it must be positive; math.inf for no limit")
         if not isinstance(density.net, LogitEnergy):
-            raise ValueError(
-                f"the density's energy is a {type(density.net).__name__}, which has no logits: give "
-                "EnergyModel(LogitEnergy(net), …), for a net that ends in one logit a class"
-            )
+            name = type(density.net).__name__
+            raise ValueError(f"the energy is a {name}, which has no logits: give EnergyModel(LogitEnergy(net), …)")
         self.density, self.n_classes = density, n_classes
         self.weight, self.widest_gap = weight, widest_gap
         with torch.no_grad():
-            logits = self(density.chains[:2])
-        if logits.dim() != 2 or logits.shape[1] != n_classes:
-            raise ValueError(
-                f"the net maps {len(logits)} examples to the shape {tuple(logits.shape)}: it must be one logit for "
-                f"each of the {n_classes} classes, ({len(logits)}, {n_classes})"
-            )
+            one_logit_a_class(self(density.chains[:1]), 1, n_classes, "the net")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits f(x), (B, K), in nats."""
-        check_examples(x, self.density.shape, self)
+        checks.check_examples(x, self.density.shape, self)
         return self.density.net.classifier(x)
 
     def posterior(self, x: Tensor) -> Tensor:
@@ -79,8 +73,8 @@ class JointEnergyModel(nn.Module):
         """E(x), or with labels E(x, y): (B,) nats, both with the same unknown zero."""
         if y is None:
             return self.density.energy(x)
-        check_labels(y, len(x), self.n_classes)
-        return -self(x).gather(1, usual(y)[:, None]).squeeze(1)
+        checks.check_labels(y, len(x), self.n_classes)
+        return -self(x).gather(1, checks.usual(y)[:, None]).squeeze(1)
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """−log p(y|x) + weight · ((E(x) − E(x⁻)) / T + penalty), means over data and chains x⁻: a scalar in nats.
@@ -88,7 +82,7 @@ class JointEnergyModel(nn.Module):
         Infinite where the run has diverged; a gradient that is finite stays so.
         """
         self.density.check_data(x)
-        check_labels(y, len(x), self.n_classes)
+        checks.check_labels(y, len(x), self.n_classes)
         if not self.weight:
             return cross_entropy(self(x), y)
         try:
@@ -111,5 +105,5 @@ class JointEnergyModel(nn.Module):
         """
         if y is None:
             return self.density.sample(n, steps=steps)
-        check_labels(y, n, self.n_classes)
+        checks.check_labels(y, n, self.n_classes)
         return self.density.sample(n, steps=steps, energy=partial(self.energy, y=y))

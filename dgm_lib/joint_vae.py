@@ -18,17 +18,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib.checks import (
-    NO_LABEL,
-    at_least_float32,
-    check_examples,
-    check_positive,
-    check_some,
-    check_some_labels,
-    check_whole,
-)
+from dgm_lib import checks
 from dgm_lib.distributions import StandardNormal, Whole, diagonal_normal
-from dgm_lib.nets import explained, of_one, on_trial
+from dgm_lib.nets import explained, mean_and_log_var, of_one, on_trial
 
 # ---- what it is made of --------------------------------------------------------------------------------------------
 
@@ -43,19 +35,15 @@ class Modality(nn.Module):
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        likelihood: Callable[[Tensor], Distribution],
-        weight: float = 1.0,
+        self, encoder: nn.Module, decoder: nn.Module, likelihood: Callable[[Tensor], Distribution], weight: float = 1.0
     ):
         super().__init__()
-        check_positive(weight=weight)
+        checks.check_positive(weight=weight)
         self.encoder, self.decoder, self.likelihood, self.weight = encoder, decoder, likelihood, weight
 
     def given(self, z: Tensor) -> Distribution:
         """p(x_i|z) over single numbers: (B, D) -> batch_shape (B, …)."""
-        return self.likelihood(at_least_float32(self.decoder(z)))
+        return self.likelihood(checks.at_least_float32(self.decoder(z)))
 
 
 class Labels(Categorical):
@@ -119,13 +107,8 @@ class JointVAE(nn.Module):
         """Mean and log-variance of q_i, each (B, D); the log-variance is ∞ where x is missing."""
         there = present(x)
         with explained(f"the encoder of {name!r} does not take these examples"):
-            out = at_least_float32(self.modalities[name].encoder(filled(x, there)))
-        if out.shape != (len(x), 2 * self.prior.n_latents):
-            raise ValueError(
-                f"the encoder of {name!r} gives {tuple(out.shape[1:])} an example, and the prior has "
-                f"{self.prior.n_latents} latents: it must end in {2 * self.prior.n_latents} numbers"
-            )
-        mu, log_var = out.chunk(2, 1)
+            out = checks.at_least_float32(self.modalities[name].encoder(filled(x, there)))
+        mu, log_var = mean_and_log_var(out, len(x), self.prior.n_latents, f"the encoder of {name!r}")
         return mu, log_var.masked_fill(~there[:, None], math.inf)
 
     def _product(self, experts: dict[str, tuple[Tensor, Tensor]]) -> Distribution:
@@ -136,7 +119,7 @@ class JointVAE(nn.Module):
     def likelihood(self, name: str, z: Tensor) -> Distribution:
         """p(x_i|z) over whole examples of a modality, for latents (B, D)."""
         self._known([name])
-        check_examples(z, (self.prior.n_latents,), self, "latents")
+        checks.check_examples(z, (self.prior.n_latents,), self, "latents")
         return Whole(self.modalities[name].given(z), len(self.shapes[name]))
 
     @torch.no_grad()
@@ -155,7 +138,7 @@ class JointVAE(nn.Module):
 
     def iw_bound(self, k: int, /, **given: Tensor) -> Tensor:
         """The importance-weighted bound with k draws, (B,) nats: k → ∞ gives log p. Burda et al. 2016, eq. 8."""
-        check_whole(1, k=k)
+        checks.check_whole(1, k=k)
         given, q = self._checked(given), self.posterior(**given)
         log_w = []
         for _ in range(k):
@@ -185,7 +168,7 @@ class JointVAE(nn.Module):
         if len(examples) != len(self.modalities):
             raise ValueError(f"{len(examples)} batches are given for the modalities {', '.join(self.modalities)}")
         given = self._checked(dict(zip(self.modalities, examples)))
-        check_some(examples[0])
+        checks.check_some(examples[0])
         experts = {name: self._expert(name, x) for name, x in given.items()}
         sets = [list(given)] if len(given) == 1 else [list(given), *([name] for name in given)]
         total = 0
@@ -202,7 +185,7 @@ class JointVAE(nn.Module):
 
         translate("label", image=x), translate("image", 1, label=y): with one draw, one of the images that fit.
         """
-        check_whole(1, draws=draws)
+        checks.check_whole(1, draws=draws)
         self._known([to])
         q = self.posterior(**given)
         return sum(self.likelihood(to, q.sample()).mean for _ in range(draws)) / draws
@@ -221,15 +204,16 @@ class JointVAE(nn.Module):
         for name, x in given.items():
             self._check_modality(name, x)
         lengths = {name: len(x) for name, x in given.items()}
-        if len(set(lengths.values())) > 1:
+        if min(lengths.values()) < max(lengths.values()):
             raise ValueError(f"the modalities have {lengths} examples: give as many of each, missing ones as −1 or NaN")
         return given
 
     def _check_modality(self, name: str, x: Tensor) -> None:
         if self.n_classes[name]:
-            check_some_labels(x, len(x) if isinstance(x, Tensor) and x.dim() else 1, self.n_classes[name])
+            n = len(x) if isinstance(x, Tensor) and x.dim() else 1
+            checks.check_labels(x, n, self.n_classes[name], least=checks.NO_LABEL)
             return
-        check_examples(x, self.shapes[name], self, f"examples of {name!r}")
+        checks.check_examples(x, self.shapes[name], self, f"examples of {name!r}")
         if filled(x, present(x)).isnan().any():
             raise ValueError(f"an example of {name!r} holds some NaN: all of its numbers are missing, or none is")
 
@@ -239,7 +223,7 @@ class JointVAE(nn.Module):
 
 def present(x: Tensor) -> Tensor:
     """Which examples are there, (B,) bool: not labels −1, and not those all of whose numbers are NaN."""
-    return ~x.flatten(1).isnan().all(1) if x.is_floating_point() else x != NO_LABEL
+    return ~x.flatten(1).isnan().all(1) if x.is_floating_point() else x != checks.NO_LABEL
 
 
 def filled(x: Tensor, there: Tensor) -> Tensor:

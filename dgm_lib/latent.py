@@ -18,17 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from torch.nn.functional import one_hot, pad
 
-from dgm_lib.checks import (
-    as_double,
-    at_least_float32,
-    check_images,
-    check_known,
-    check_points,
-    check_possible,
-    check_weight,
-    check_whole,
-    seeded,
-)
+from dgm_lib import checks
 from dgm_lib.distributions import CategoricalPixels, StandardNormal, drawn, log_prob_by_class, posterior_of, to_levels
 from dgm_lib.em import em
 from dgm_lib.gaussians import covariance_of, of_known
@@ -46,12 +36,9 @@ class PPCA(nn.Module):
 
     def __init__(self, n_latents: int, n_features: int):
         super().__init__()
-        check_whole(0, n_latents=n_latents, n_features=n_features)
-        if not 1 <= n_latents < n_features:
-            raise ValueError(
-                f"n_latents is {n_latents} for {n_features} features: it must be 1 … {n_features - 1}, because σ² is "
-                "the variance in the directions that no latent explains"
-            )
+        if not 1 <= checks.whole("n_latents", n_latents) < checks.whole("n_features", n_features):
+            asked = f"n_latents is {n_latents} for {n_features} features"
+            raise ValueError(f"{asked}: it must be 1 … {n_features - 1}, because σ² is what no latent explains")
         self.prior = StandardNormal(n_latents)
         self.weight = nn.Parameter(torch.eye(n_features, n_latents))  # W; at 0 its gradient would vanish
         self.mu = nn.Parameter(torch.zeros(n_features))
@@ -64,7 +51,7 @@ class PPCA(nn.Module):
         Raises ValueError where it does not exist: data that M latents explain without noise.
         """
         check_points(x, x.shape[-1])
-        model = cls(n_latents, x.shape[1]).to(at_least_float32(x))
+        model = cls(n_latents, x.shape[1]).to(checks.at_least_float32(x))
         check_enough(x, torch.ones_like(x, dtype=torch.bool))
         points = x.cpu().double()
         mu = points.mean(0)
@@ -72,7 +59,7 @@ class PPCA(nn.Module):
         _, singular_values, directions = torch.linalg.svd(triangle, full_matrices=False)
         variances = singular_values.square() / len(x)  # along each direction, the largest first
         var = variances[n_latents:].sum() / (x.shape[1] - n_latents)
-        check_noise(var, variances.sum() / x.shape[1], n_latents, at_least_float32(x).dtype)
+        check_noise(var, variances.sum() / x.shape[1], n_latents, checks.at_least_float32(x).dtype)
         weight = directions.mT[:, :n_latents] * (variances[:n_latents] - var).clamp(min=0).sqrt()
         largest = weight.gather(0, weight.abs().argmax(0, keepdim=True))
         model.set_parameters(weight * largest.sign(), mu, var)  # a direction may point either way: its peak is positive
@@ -85,14 +72,14 @@ class PPCA(nn.Module):
         Seeded `rand` gives the same start in every version of torch. Half of the variance is noise.
         """
         x, mask = only_known(x, known, x.shape[-1])
-        x = at_least_float32(x)
+        x = checks.at_least_float32(x)
         model = cls(n_latents, x.shape[1]).to(x)
         check_enough(x, mask)
         n = mask.expand_as(x).sum(0)
         mu = x.sum(0) / n
         variance = torch.where(mask, x - mu, 0).square().sum() / n.sum()
         check_noise(variance, variance, n_latents, x.dtype)
-        u = 2 * torch.rand(model.weight.shape, generator=seeded(seed), dtype=torch.float64) - 1
+        u = 2 * torch.rand(model.weight.shape, generator=checks.seeded(seed), dtype=torch.float64) - 1
         model.set_parameters(u.to(mu) * (1.5 * variance / n_latents).sqrt(), mu, variance / 2)  # u has the variance 1/3
         return model
 
@@ -134,7 +121,7 @@ class PPCA(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, D): first z, then x."""
-        check_whole(0, n=n)
+        checks.check_whole(0, n=n)
         return self.likelihood(self.prior.sample(n)).sample()
 
     # -- expectation–maximisation
@@ -180,8 +167,7 @@ class PPCA(nn.Module):
     def _log_prob(self, x: Tensor, mask: Tensor, posterior: MultivariateNormal) -> Tensor:
         """log p(x) = log p(x|z) + log p(z) − log p(z|x), Bayes' rule, which holds at any z.
 
-        At the posterior mean it is what the matrix inversion and determinant lemmas make of the D×D covariance, and no
-        large numbers cancel.
+        At the posterior mean no large numbers cancel: it is what the matrix inversion lemma makes of the covariance.
         """
         z = posterior.mean
         log_likelihood = self.likelihood(z).base_dist.log_prob(x).where(mask, 0).sum(1)
@@ -196,6 +182,12 @@ def gram(weight: Tensor, mask: Tensor) -> Tensor:
     return (mask.to(weight) @ products.flatten(1)).unflatten(-1, products.shape[1:])
 
 
+def check_points(x: Tensor, n_features: int) -> None:
+    """Raises ValueError unless x is (B, n_features), floats and finite."""
+    checks.check_examples(x, (n_features,), what="points")
+    checks.check_finite(x)
+
+
 def check_enough(x: Tensor, mask: Tensor) -> None:
     if len(x) < 2:
         raise ValueError(f"a variance cannot be learnt from {len(x)} examples: give 2 or more")
@@ -207,10 +199,8 @@ def check_enough(x: Tensor, mask: Tensor) -> None:
 def check_noise(var: Tensor, variance: Tensor, n_latents: int, dtype: torch.dtype) -> None:
     """Raises ValueError where σ² is 0 beside the data's mean variance, up to rounding: the density is then infinite."""
     if var <= torch.finfo(dtype).eps * variance:
-        raise ValueError(
-            f"{n_latents} latents leave the noise σ² = {float(var):.3g} of the data's mean variance "
-            f"{float(variance):.3g}, so the likelihood has no maximum: ask for fewer latents, or add noise to x"
-        )
+        left = f"{n_latents} latents leave the noise σ² = {var:.3g} of the data's mean variance {variance:.3g}"
+        raise ValueError(f"{left}, so the likelihood has no maximum: ask for fewer latents, or add noise to x")
 
 
 # ---- mixtures: where EM begins -------------------------------------------------------------------------------------
@@ -233,7 +223,7 @@ def spread_centres(x: Tensor, n_centres: int, seed: int) -> Tensor:
     """
     if not 1 <= n_centres <= len(x):
         raise ValueError(f"{n_centres} components cannot be told apart by {len(x)} examples: ask for 1 … {len(x)}")
-    generator = seeded(seed)
+    generator = checks.seeded(seed)
     centres = x[torch.randint(len(x), (1,), generator=generator)]
     for _ in range(n_centres - 1):
         squared_distance = distances(x, centres).square().amin(1) + torch.finfo(x.dtype).tiny
@@ -245,6 +235,9 @@ def spread_centres(x: Tensor, n_centres: int, seed: int) -> Tensor:
 
 
 # ---- mixture of Gaussians ------------------------------------------------------------------------------------------
+
+
+Form = Callable[[Tensor], Tensor]
 
 
 def full(covariance: Tensor) -> Tensor:
@@ -271,17 +264,10 @@ class GaussianMixture(nn.Module):
     that shrinks onto one example has an infinite likelihood.
     """
 
-    def __init__(
-        self,
-        n_components: int,
-        n_features: int,
-        *,
-        form: Callable[[Tensor], Tensor] = full,
-        floor: float = 1e-4,
-    ):
+    def __init__(self, n_components: int, n_features: int, *, form: Form = full, floor: float = 1e-4):
         super().__init__()
-        check_whole(1, n_components=n_components, n_features=n_features)
-        check_weight(floor=floor)
+        checks.check_whole(1, n_components=n_components, n_features=n_features)
+        checks.check_weight(floor=floor)
         self.form, self.floor = form, floor
         self.logits = nn.Parameter(torch.zeros(n_components))  # log w_k, up to a constant
         self.mu = nn.Parameter(torch.zeros(n_components, n_features))
@@ -289,17 +275,11 @@ class GaussianMixture(nn.Module):
 
     @classmethod
     def start(
-        cls,
-        x: Tensor,
-        n_components: int,
-        *,
-        form: Callable[[Tensor], Tensor] = full,
-        floor: float = 1e-4,
-        seed: int = 0,
+        cls, x: Tensor, n_components: int, *, form: Form = full, floor: float = 1e-4, seed: int = 0
     ) -> GaussianMixture:
         """A mixture that is spread over x, (N, D), ready for EM or for training by gradient."""
         check_points(x, x.shape[-1])
-        x = at_least_float32(x)
+        x = checks.at_least_float32(x)
         model = cls(n_components, x.shape[1], form=form, floor=floor).to(x)
         model.m_step(x, first_responsibilities(x, n_components, seed))
         return model
@@ -310,7 +290,7 @@ class GaussianMixture(nn.Module):
         x: Tensor,
         n_components: int,
         *,
-        form: Callable[[Tensor], Tensor] = full,
+        form: Form = full,
         floor: float = 1e-4,
         seed: int = 0,
         steps: int = 200,
@@ -361,7 +341,7 @@ class GaussianMixture(nn.Module):
     def _given(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """log w_k N(x_known; …), (B, K) nats, and each component's E[x | x_known], (B, K, D)."""
         x, mask = only_known(x, known, self.mu.shape[1], self.mu.dtype)
-        scale_tril = self._scale_tril(as_double(self.factor))  # Σ_k may be nearly singular: see `of_known`
+        scale_tril = self._scale_tril(checks.as_double(self.factor))  # Σ_k may be nearly singular: see `of_known`
         each = [of_known(x, torch.atleast_2d(mask), mu, tril @ tril.mT) for mu, tril in zip(self.mu, scale_tril)]
         log_prob, mean = (torch.stack(values, 1) for values in zip(*each, strict=True))
         return self.logits.log_softmax(0) + log_prob, mean
@@ -406,8 +386,7 @@ class GaussianMixture(nn.Module):
 def raise_eigenvalues(covariance: Tensor, floor: float) -> Tensor:
     """The likeliest covariance among those without eigenvalues below `floor`: (…, D, D), float64 on the CPU.
 
-    Small eigenvalues become `floor`, directions stay: with this M-step, too, EM never lowers the likelihood.
-    Ingrassia & Rocci 2007.
+    Directions stay: with this M-step, too, EM never lowers the likelihood. Ingrassia & Rocci 2007.
     """
     eigenvalues, directions = torch.linalg.eigh(covariance.cpu().double())
     return (directions * eigenvalues.clamp(min=floor).unsqueeze(-2)) @ directions.mT
@@ -420,7 +399,7 @@ def only_known(
     if known is None:
         known = torch.ones(n_features, dtype=torch.bool, device=x.device)
     else:
-        x = torch.where(check_known(known, x), x, 0)
+        x = torch.where(checks.check_known(known, x), x, 0)
     check_points(x, n_features)
     x = x if dtype is None else x.to(dtype)
     return x, known.expand(n_features) if known.dim() < 2 else known.expand_as(x)
@@ -438,8 +417,8 @@ class CategoricalMixture(nn.Module):
 
     def __init__(self, n_components: int, shape: Sequence[int], levels: int, *, alpha: float = 0.5):
         super().__init__()
-        check_whole(1, n_components=n_components, levels=levels)
-        check_weight(alpha=alpha)
+        checks.check_whole(1, n_components=n_components, levels=levels)
+        checks.check_weight(alpha=alpha)
         self.alpha = alpha
         self.logits = nn.Parameter(torch.zeros(n_components))  # log w_k, up to a constant
         self.pixel_logits = nn.Parameter(torch.zeros(n_components, *shape, levels))  # log p_ki, likewise
@@ -449,8 +428,8 @@ class CategoricalMixture(nn.Module):
         cls, x: Tensor, n_components: int, levels: int, *, alpha: float = 0.5, seed: int = 0
     ) -> CategoricalMixture:
         """A mixture that is spread over the images x, (N, C, H, W), ready for EM or for training by gradient."""
-        check_images(x, x.shape[1:])
-        x = at_least_float32(x)
+        checks.check_examples(x, "CHW", what="images")
+        x = checks.at_least_float32(x)
         model = cls(n_components, x.shape[1:], levels, alpha=alpha).to(x)
         model.m_step(x, first_responsibilities(x.flatten(1), n_components, seed))
         return model
@@ -497,7 +476,7 @@ class CategoricalMixture(nn.Module):
         """log p(x), (N,), and the responsibilities, (N, K)."""
         log_joint = self.log_joint(x)
         log_prob = log_joint.logsumexp(1)
-        check_possible(log_prob)
+        checks.check_possible(log_prob)
         return log_prob, log_joint.softmax(1)
 
     @torch.no_grad()

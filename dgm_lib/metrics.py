@@ -9,20 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgm_lib.checks import (
-    as_double,
-    as_labels,
-    as_rows,
-    as_tensor,
-    at_least_float32,
-    check_known,
-    check_scores,
-    check_whole,
-    class_counts,
-    named,
-    not_finite,
-    seeded,
-)
+from dgm_lib import checks
 from dgm_lib.neighbours import nearest
 
 ROUNDING = 1e-3  # nats by which float32 may put a bound above the likelihood that it equals,
@@ -58,12 +45,10 @@ def _together(parts: list[Tensor]) -> Tensor:
 
 def _one_each(values: Any, x: Tensor) -> Tensor:
     """What a function says of examples x (n, …), (n,) or (n, 1), as (n,). Raises ValueError for anything else."""
-    values = as_tensor(values, "what is measured of x")
+    values = checks.as_tensor(values, "what is measured of x")
     if values.shape not in ((len(x),), (len(x), 1)):
-        raise ValueError(
-            f"what is measured of {len(x)} examples has the shape {tuple(values.shape)}: it must be one number an "
-            f"example, ({len(x)},); sum over its pixels, .flatten(1).sum(1), and not over the examples"
-        )
+        said = f"what is measured of {len(x)} examples has the shape {tuple(values.shape)}"
+        raise ValueError(f"{said}: it must be one number an example, ({len(x)},), such as .flatten(1).sum(1) gives")
     return values.flatten()
 
 
@@ -72,7 +57,7 @@ def nats(log_prob: Callable[[Tensor], Tensor], batches: Batches) -> tuple[float,
 
     log_prob: (B, …) -> (B,), an exact log-likelihood or a lower bound of it; then the figure is an upper bound.
     """
-    return _mean_and_error(-as_double(per_example(log_prob, batches)))
+    return _mean_and_error(-checks.as_double(per_example(log_prob, batches)))
 
 
 def _mean_and_error(values: Tensor) -> tuple[float, float]:
@@ -83,7 +68,7 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 
 def bits_per_dim(log_prob: Callable[[Tensor], Tensor], batches: Batches) -> float:
     """Mean of −log₂ p(x) per dimension: nats / (D ln 2)."""
-    values = per_example(lambda x: as_double(_one_each(log_prob(x), x)) / math.prod(x.shape[1:]), batches)
+    values = per_example(lambda x: checks.as_double(_one_each(log_prob(x), x)) / math.prod(x.shape[1:]), batches)
     return -values.mean().item() / math.log(2)
 
 
@@ -95,7 +80,7 @@ def accuracy(classify: Callable[[Tensor], Tensor], batches: Batches) -> float:
 @torch.no_grad()
 def hits(classify: Callable[[Tensor], Tensor], batches: Batches) -> Tensor:
     """(N,) 1.0 where the largest score belongs to the label, 0.0 elsewhere: for `bootstrap_interval`."""
-    return _together([(named(scores) == y).float().cpu() for scores, y in _scored(classify, batches)])
+    return _together([(checks.named(scores) == y).float().cpu() for scores, y in _scored(classify, batches)])
 
 
 @torch.no_grad()
@@ -108,9 +93,9 @@ def logits_of(classify: Callable[[Tensor], Tensor], batches: Batches) -> tuple[T
 def _scored(classify: Callable[[Tensor], Tensor], batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores (B, K) and labels (B,) of each batch. Raises ValueError for scores and labels that are none."""
     for x, y in _pairs(batches):
-        scores = as_tensor(classify(x), "what the classifier says")
-        check_scores(scores, len(x))
-        yield scores, as_labels(y, len(x), scores.shape[1]).to(scores.device)
+        scores = checks.as_tensor(classify(x), "what the classifier says")
+        checks.check_scores(scores, len(x))
+        yield scores, checks.as_labels(y, len(x), scores.shape[1]).to(scores.device)
 
 
 def balanced_accuracy(predicted: Tensor, y: Tensor, n_classes: int) -> float:
@@ -118,22 +103,22 @@ def balanced_accuracy(predicted: Tensor, y: Tensor, n_classes: int) -> float:
 
     A rare class counts as much as a frequent one. Raises ValueError for a class without an example.
     """
-    predicted, y = as_tensor(predicted, "predicted"), as_tensor(y, "y")
+    predicted, y = checks.as_tensor(predicted, "predicted"), checks.as_tensor(y, "y")
     if predicted.shape != y.shape:
         raise ValueError(f"{tuple(predicted.shape)} labels are predicted for {tuple(y.shape)}: they must be as many")
-    counts, y = class_counts(y, n_classes), y.long()
+    counts, y = checks.class_counts(y, n_classes), y.long()
     return (y[predicted.to(y.device) == y].bincount(minlength=n_classes).cpu() / counts.cpu()).mean().item()
 
 
 def bootstrap_interval(values: Tensor, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """An interval for the mean of `values` (N,): quantiles of the means of resampled data. Efron 1979."""
-    check_whole(1, draws=draws)
-    values = as_tensor(values, "values")
+    checks.check_whole(1, draws=draws)
+    values = checks.as_tensor(values, "values")
     if values.dim() != 1 or not len(values) or not values.isfinite().all():
         raise ValueError(f"values have the shape {tuple(values.shape)}: they must be (N,), N ≥ 1 finite numbers")
     if not 0 < level < 1:
         raise ValueError(f"level is {level:g}: it must lie between 0 and 1, such as 0.95")
-    values, generator, n = values.detach().cpu().double(), seeded(seed), len(values)
+    values, generator, n = values.detach().cpu().double(), checks.seeded(seed), len(values)
     parts = torch.arange(draws).split(max(1, DRAWN // n))
     means = torch.cat([values[torch.randint(n, (len(part), n), generator=generator)].mean(1) for part in parts])
     tail = (1 - level) / 2
@@ -155,16 +140,14 @@ def elbo_gap(
     Raises ValueError if it lies above log p by more than five standard errors: it is then no bound of it.
     """
     both = lambda x: torch.stack([_one_each(elbo(x), x), _one_each(log_prob(x), x)], 1)  # noqa: E731
-    bound, exact = as_double(_together([both(x).cpu() for x, _ in _pairs(batches)])).unbind(1)
+    bound, exact = checks.as_double(_together([both(x).cpu() for x, _ in _pairs(batches)])).unbind(1)
     gap, error = _mean_and_error(exact - bound)
     rounding = ROUNDING + DIGITS * exact.abs().mean().item()
     if math.isnan(gap):
         raise ValueError("log p or the ELBO of an example is NaN, or both are infinite: there is no gap between them")
     if gap < -((0 if math.isnan(error) else 5 * error) + rounding):
-        raise ValueError(
-            f"the ELBO lies {-gap:.4g} nats above log p, standard error {error:.2g}: it is no bound of it; "
-            "are both of the same model, of the same x, and in nats?"
-        )
+        above = f"the ELBO lies {-gap:.4g} nats above log p, standard error {error:.2g}"
+        raise ValueError(f"{above}: it is no bound of it; are both of the same model and x, and in nats?")
     return gap, error
 
 
@@ -190,11 +173,12 @@ def masked_error(x: Tensor, filled: Tensor, known: Tensor) -> Tensor:
     """
     if filled.shape != x.shape:
         raise ValueError(f"filled has the shape {tuple(filled.shape)} and x {tuple(x.shape)}: they must agree")
-    missing = ~check_known(known, x).reshape(len(x), math.prod(x.shape[1:]))
+    missing = ~checks.check_known(known, x).reshape(len(x), math.prod(x.shape[1:]))
     complete = (~missing.any(1)).nonzero()
     if len(complete):
         raise ValueError(f"nothing is missing in example {int(complete[0])}: leave it out")
-    squared = (at_least_float32(filled) - at_least_float32(x)).view_as(missing).square()  # bytes would wrap around
+    filled, x = checks.at_least_float32(filled), checks.at_least_float32(x)  # bytes would wrap around
+    squared = (filled - x).view_as(missing).square()
     return torch.where(missing, squared, 0).sum(1) / missing.sum(1)
 
 
@@ -205,7 +189,6 @@ def auroc(inliers: Tensor, outliers: Tensor) -> float:
     """How well a score, higher for the unusual, tells (N,) inliers from (M,) outliers: 1 perfect, 0.5 chance.
 
     The probability that an outlier scores above an inlier, a tie counting half: exact, by ranks. Mann & Whitney 1947.
-    Raises ValueError for a score that is NaN.
     """
     inliers, outliers = _ranked("inliers", inliers), _ranked("outliers", outliers)
     below, not_above = (torch.searchsorted(inliers, outliers, right=right).sum().item() for right in (False, True))
@@ -226,7 +209,7 @@ def fpr_at(inliers: Tensor, outliers: Tensor, tpr: float = 0.95) -> float:
 
 def _ranked(name: str, scores: Tensor) -> Tensor:
     """The scores (N,), ascending, in float64 on the CPU."""
-    scores = as_tensor(scores, f"the scores of {name}")
+    scores = checks.as_tensor(scores, f"the scores of {name}")
     if scores.dim() != 1 or not len(scores):
         raise ValueError(f"the scores of {name} have the shape {tuple(scores.shape)}: they must be (N,), at least one")
     if scores.isnan().any():
@@ -236,15 +219,13 @@ def _ranked(name: str, scores: Tensor) -> Tensor:
 
 def nearest_distance(train: Tensor, x: Tensor, k: int = 1) -> Tensor:
     """Euclidean distance of each row of x to its k-th nearest of train, (N, …), (M, …) -> (M,): a score of novelty."""
-    train, x = as_rows(train, "train"), as_rows(x, "x")
+    train, x = checks.as_rows(train, "train"), checks.as_rows(x, "x")
     if train.shape[1] != x.shape[1]:
         raise ValueError(f"train has {train.shape[1]} numbers a row and x has {x.shape[1]}: they must be as many")
-    check_whole(0, k=k)
-    if not 1 <= k <= len(train):
+    if not 1 <= checks.whole("k", k) <= len(train):
         raise ValueError(f"k is {k}: it must be from 1 to the {len(train)} rows of train")
     for name, rows in (("train", train), ("x", x)):
-        if where := not_finite(rows):
-            raise ValueError(f"{name}{where}: nothing lies at a distance from it")
+        checks.check_finite(rows, name)
     dtype = torch.promote_types(train.dtype, x.dtype)
     return nearest(x.to(dtype), train.to(dtype), k)[0][:, -1]
 
@@ -254,8 +235,8 @@ def class_distances(train: Tensor, y: Tensor, x: Tensor, n_classes: int) -> Tens
 
     The class of the least is what 1-NN says. Cover & Hart 1967. Raises ValueError for a class without an example.
     """
-    train, y = as_tensor(train, "train"), as_labels(y, len(train), n_classes)
-    class_counts(y, n_classes)
+    train, y = checks.as_tensor(train, "train"), checks.as_labels(y, len(train), n_classes)
+    checks.class_counts(y, n_classes)
     return torch.stack([nearest_distance(train[y == c], x) for c in range(n_classes)], 1)
 
 
@@ -269,12 +250,12 @@ def class_entropy(y: Tensor, n_classes: int) -> float:
 
 def class_shares(y: Tensor, n_classes: int) -> Tensor:
     """The share of each class among labels (N,): (K,) float64, of sum 1."""
-    y = as_tensor(y, "y")
+    y = checks.as_tensor(y, "y")
     if y.dim() != 1 or not len(y) or y.is_floating_point():
         raise ValueError(f"labels are {y.dtype} of shape {tuple(y.shape)}: they must be whole numbers (N,), N ≥ 1")
     if y.min() < 0 or y.max() >= n_classes:
         raise ValueError(f"labels go from {y.min()} to {y.max()}: they must lie in 0 … {n_classes - 1}")
-    return as_double(torch.bincount(y.long(), minlength=n_classes)) / len(y)
+    return checks.as_double(torch.bincount(y.long(), minlength=n_classes)) / len(y)
 
 
 # ---- densities in the plane ----------------------------------------------------------------------------------------
@@ -304,7 +285,7 @@ def _log_sum(values: Tensor, cell: float) -> Tensor:
 def _on_grid(log_f: LogDensity, points: Tensor) -> Tensor:
     """log f at the points, without a graph: (n,) float64 on the CPU. Raises ValueError where it has no integral."""
     with torch.no_grad():
-        values = as_tensor(log_f(points), "log f")
+        values = checks.as_tensor(log_f(points), "log f")
     if values.shape != points.shape[:1] or not len(points):
         raise ValueError(f"log f of {len(points)} points has the shape {tuple(values.shape)}: it must be one a point")
     if values.isnan().any() or values.max().isinf():

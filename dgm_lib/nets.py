@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from dgm_lib.checks import as_index, shaped, usual
+from dgm_lib import checks
 
 
 class MLP(nn.Sequential):
@@ -162,10 +162,8 @@ class ResidualGenerator(nn.Sequential):
 
     def __init__(self, n_latents: int, shape: tuple[int, int, int], width: int = 32, blocks: int = 2):
         if shape[1] % 2**blocks or shape[2] % 2**blocks:
-            raise ValueError(
-                f"height and width must be multiples of {2**blocks}, not {shape[1]}×{shape[2]}, where {blocks} blocks "
-                "double the image: pad or crop the images, or take fewer blocks"
-            )
+            sides = f"height and width must be multiples of {2**blocks}, not {shape[1]}×{shape[2]}"
+            raise ValueError(f"{sides}, as {blocks} blocks double the image: pad or crop it, or take fewer blocks")
         start = (width, shape[1] // 2**blocks, shape[2] // 2**blocks)
         layers: list[nn.Module] = [MLP(n_latents, start)]
         for _ in range(blocks):
@@ -189,7 +187,7 @@ class ProjectionCritic(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         features = self.body(x)  # (B, F)
-        label = self.embedding(as_index(y, self.n_classes))  # (B, F)
+        label = self.embedding(checks.as_index(y, self.n_classes))  # (B, F)
         return self.head(features) + (label * features).sum(1, keepdim=True)
 
 
@@ -227,13 +225,13 @@ class Labelled(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         x = x.flatten(1) if self.flat else x
-        label = one_hot(as_index(y, self.n_classes), self.n_classes).to(x)  # (B, K)
+        label = one_hot(checks.as_index(y, self.n_classes), self.n_classes).to(x)  # (B, K)
         return self.net(torch.cat([x, label.view(*label.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])], 1))
 
 
 def given(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
     """The arguments of a network that may be told the label."""
-    return (x,) if y is None else (x, usual(y))
+    return (x,) if y is None else (x, checks.usual(y))
 
 
 # ---- what models ask of networks -----------------------------------------------------------------------------------
@@ -270,10 +268,26 @@ def one_number(values: Tensor, n: int, what: str) -> Tensor:
     """What a network says of n examples, (n, 1) or (n,), as (n,). Raises ValueError for anything else."""
     if isinstance(values, Tensor) and values.shape in ((n,), (n, 1)):
         return values.reshape(n)
-    raise ValueError(
-        f"{what} of {n} examples {shaped(values)}: it must be one number an example, ({n},) or ({n}, 1); let "
-        "the network end in one unit"
-    )
+    said = f"{what} of {n} examples {checks.shaped(values)}"
+    raise ValueError(f"{said}: it must be one number an example, ({n},) or ({n}, 1); let the network end in one unit")
+
+
+def one_logit_a_class(logits: Tensor, n: int, n_classes: int, what: str) -> Tensor:
+    """What a classifier says of n examples, (n, K). Raises ValueError for another shape."""
+    if logits.shape != (n, n_classes):
+        gives = f"{what} gives {tuple(logits.shape[1:])} an example"
+        raise ValueError(f"{gives}: it must end in {n_classes} logits, one a class")
+    return logits
+
+
+def mean_and_log_var(out: Tensor, n: int, n_latents: int, what: str) -> tuple[Tensor, Tensor]:
+    """What an encoder says of n examples, (n, 2D), as two of (n, D). Raises ValueError for another shape."""
+    if out.shape != (n, 2 * n_latents):
+        raise ValueError(
+            f"{what} gives {tuple(out.shape[1:])} an example, and the prior has {n_latents} latents: it must end in "
+            f"{2 * n_latents} numbers, a mean and a log-variance for each"
+        )
+    return out.chunk(2, 1)
 
 
 def of_one(shape: torch.Size, n: int, what: str) -> torch.Size:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dgm_lib.checks import whole
+from dgm_lib import checks
 
 if TYPE_CHECKING:
     from dgm_lib.train import History
@@ -61,7 +61,7 @@ def panels(
     n: int, columns: int | None = None, *, size: tuple[float, float] = (3.6, 3.4), share: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure of n panels in a grid; `size` is the width and height of one of them, in inches."""
-    columns = min(whole("n", n, least=1), whole("columns", columns or n, least=1))
+    columns = min(checks.whole("n", n, least=1), checks.whole("columns", columns or n, least=1))
     rows = ceil(n / columns)
     fig, grid = plt.subplots(
         rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, sharex=share, sharey=share
@@ -87,8 +87,7 @@ def image(ax: Axes, x: Tensor, title: str = "") -> None:
     """One image (C, H, W) with values in [0, 1]; a single channel is drawn as dark ink on white."""
     if x.dim() != 3 or len(x) not in (1, 3) or not x.is_floating_point():
         raise ValueError(
-            f"an image is floats (C, H, W) in [0, 1], with 1 channel or 3; this one is {x.dtype} of shape "
-            f"{tuple(x.shape)}: Split.scaled makes floats of levels, and x[:1] is a channel of its own"
+            f"an image is floats (C, H, W), C 1 or 3; this one is {checks.kind(x)}: Split.scaled gives such"
         )
     pixels = x.detach().cpu().float().clamp(0, 1)
     if len(pixels) == 1:
@@ -173,10 +172,8 @@ def table(
 ) -> None:
     """A matrix as colours, such as a transition matrix: one cell a number, with a bar that gives the scale."""
     if values.dim() != 2 or any(ticks and len(ticks) != n for ticks, n in zip((yticks, xticks), values.shape)):
-        raise ValueError(
-            f"the matrix is {tuple(values.shape)}, with {len(yticks)} names of rows and {len(xticks)} of columns: "
-            "it must be (rows, columns), with one name for each or none"
-        )
+        names = f"{len(yticks)} names of rows and {len(xticks)} of columns"
+        raise ValueError(f"the matrix is {tuple(values.shape)}, with {names}: give one name for each, or none")
     picture = ax.imshow(values.detach().cpu().float().numpy(), cmap=DENSITY, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(picture, ax=ax, shrink=0.8)
     ax.set(xlabel=xlabel, ylabel=ylabel)

@@ -27,15 +27,7 @@ from torch.distributions import Bernoulli, Distribution, Normal
 from torch.nn.functional import logsigmoid, softplus
 from torch.utils.checkpoint import checkpoint
 
-from dgm_lib.checks import (
-    check_binary,
-    check_examples,
-    check_inside,
-    check_known,
-    check_positive,
-    check_some,
-    check_whole,
-)
+from dgm_lib import checks
 from dgm_lib.distributions import Whole
 from dgm_lib.samplers import block_gibbs, full_precision
 
@@ -71,7 +63,7 @@ class BinaryUnits(nn.Module):
         return torch.logit((v.sum(0) + 0.5) / (len(v) + 1))  # half a count of each kind: no unit is ruled out
 
     def check(self, v: Tensor) -> None:
-        check_binary(v)
+        checks.soon(checks.check_binary, v)
 
 
 class GaussianUnits(nn.Module):
@@ -82,7 +74,7 @@ class GaussianUnits(nn.Module):
 
     def __init__(self, shape: int | Sequence[int], sigma: float = 1.0):
         super().__init__()
-        check_positive(sigma=sigma)
+        checks.check_positive(sigma=sigma)
         self.shape = as_shape(shape)
         self.sigma = sigma
 
@@ -105,9 +97,8 @@ class GaussianUnits(nn.Module):
         return v.mean(0) / self.sigma**2
 
     def check(self, v: Tensor) -> None:
-        check_examples(v, self.shape, what="Gaussian units")
-        if v.numel():
-            check_inside(v, None)
+        checks.check_examples(v, self.shape, what="Gaussian units")
+        checks.check_inside(v)
 
 
 # ---- the machine ---------------------------------------------------------------------------------------------------
@@ -124,8 +115,8 @@ class RBM(nn.Module):
 
     def __init__(self, visible: BinaryUnits | GaussianUnits, n_hidden: int, *, steps: int = 1, n_chains: int = 0):
         super().__init__()
-        check_whole(1, n_hidden=n_hidden, steps=steps)
-        check_whole(0, n_chains=n_chains)
+        checks.check_whole(1, n_hidden=n_hidden, steps=steps)
+        checks.check_whole(0, n_chains=n_chains)
         n_visible = prod(visible.shape)
         self.visible, self.steps = visible, steps
         self.weight = nn.Parameter(0.01 * torch.randn(n_visible, n_hidden))
@@ -142,14 +133,14 @@ class RBM(nn.Module):
         model = cls(visible, n_hidden, steps=steps, n_chains=n_chains)
         model = model.to(x) if isinstance(x, Tensor) and x.is_floating_point() else model
         field = visible.field_of_mean(model.rows(x).detach())
-        check_some(x)
+        checks.check_some(x)
         model.base_bias.copy_(field)
         model.visible_bias.data.copy_(field)
         return model
 
     def rows(self, x: Tensor) -> Tensor:
         """Examples as the machine takes them, (B, *shape) -> (B, D). Raises ValueError for another shape or kind."""
-        check_examples(x, self.visible.shape, self)
+        checks.check_examples(x, self.visible.shape, self)
         self.visible.check(x)
         return x.flatten(1)
 
@@ -157,9 +148,7 @@ class RBM(nn.Module):
 
     def hidden_field(self, v: Tensor) -> Tensor:
         """c + vᵀW, the logits of the hidden units: (B, D) -> (B, n_hidden)."""
-        return torch.addmm(self.hidden_bias, v, self.weight).to(
-            v
-        )  # bfloat16, under autocast, is too coarse to draw from
+        return torch.addmm(self.hidden_bias, v, self.weight).to(v)  # bfloat16 is too coarse to draw from
 
     def visible_field(self, h: Tensor) -> Tensor:
         """b + W h: (B, n_hidden) -> (B, D)."""
@@ -171,7 +160,7 @@ class RBM(nn.Module):
 
     def likelihood(self, h: Tensor) -> Distribution:
         """p(x | h) over examples (B, *shape), given the hidden units, (B, n_hidden)."""
-        check_examples(h, self.hidden_bias.shape, self, "hidden units")
+        checks.check_examples(h, self.hidden_bias.shape, self, "hidden units")
         field = self.visible_field(h).view(-1, *self.visible.shape)
         return Whole(self.visible.distribution(field), len(self.visible.shape))
 
@@ -185,7 +174,7 @@ class RBM(nn.Module):
 
     def energy(self, x: Tensor, h: Tensor) -> Tensor:
         """E(v, h) of examples (B, *shape) and hidden units (B, n_hidden): (B,) nats."""
-        check_examples(h, self.hidden_bias.shape, self, "hidden units")
+        checks.check_examples(h, self.hidden_bias.shape, self, "hidden units")
         v = self.rows(x)
         return self.visible.base_energy(v) - v @ self.visible_bias - (self.hidden_field(v) * h).sum(1)
 
@@ -203,10 +192,8 @@ class RBM(nn.Module):
         by_visible = isinstance(self.visible, BinaryUnits) and n_visible < n_hidden
         width = n_visible if by_visible else n_hidden
         if width > WIDEST:
-            raise ValueError(
-                f"exact log Z would enumerate the 2^{width} states of a layer of {width} units, and does so up to "
-                f"{WIDEST}: estimate it with ais()"
-            )
+            sums = f"exact log Z would enumerate the 2^{width} states of a layer of {width} units"
+            raise ValueError(f"{sums}, and does so up to {WIDEST}: estimate it with ais()")
         other = self._hidden_summed_out if by_visible else self._visible_summed_out
         if 2**width > ROWS:  # keep no graph but that of one part: a million states would take gigabytes
             other = partial(checkpoint, other, use_reentrant=False)
@@ -227,8 +214,8 @@ class RBM(nn.Module):
         disagree: take steps until `effective_chains` is a good share of them. RBM.start gives a base near the data.
         Neal 2001; Salakhutdinov & Murray 2008, section 4.1.
         """
-        check_whole(1, steps=steps)
-        check_whole(2, n_chains=n_chains)
+        checks.check_whole(1, steps=steps)
+        checks.check_whole(2, n_chains=n_chains)
         if not 0 < level < 1:
             raise ValueError(f"level is {level:g}: it must be between 0 and 1, such as 0.95")
         change = self.visible_bias - self.base_bias
@@ -270,7 +257,7 @@ class RBM(nn.Module):
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of F(data) − F(negatives), whose gradient is that of −log p(v), but for the chains' shortness."""
         v = self.rows(x)
-        check_some(v)
+        checks.check_some(v)
         with full_precision(x.device.type):  # bfloat16 would drown a small difference of two means
             both = torch.cat([v, self._negatives(v)])
             field = self.hidden_field(both)
@@ -290,8 +277,8 @@ class RBM(nn.Module):
     def gibbs(self, x: Tensor, *, steps: int, known: Tensor | None = None) -> Tensor:
         """Chains that start at x, (B, *shape) -> (B, *shape). known: bool, True where x is held fixed."""
         v = self.rows(x)
-        check_whole(0, steps=steps)
-        known = None if known is None else check_known(known, x).flatten(1)
+        checks.check_whole(0, steps=steps)
+        known = None if known is None else checks.check_known(known, x).flatten(1)
         return block_gibbs(self.draw_hidden, self.draw_visible, v, steps=steps, known=known).view_as(x)
 
     @torch.no_grad()
@@ -301,10 +288,10 @@ class RBM(nn.Module):
         The mean over `steps` steps of E[v | h], after `burn_in` that are thrown away. Units that are not known begin
         at random: what x holds there does not matter. known: bool, broadcast against x.
         """
-        check_whole(1, steps=steps)
-        check_whole(0, burn_in=burn_in)
-        check_examples(x, self.visible.shape, self)
-        mask = check_known(known, x).flatten(1)
+        checks.check_whole(1, steps=steps)
+        checks.check_whole(0, burn_in=burn_in)
+        checks.check_examples(x, self.visible.shape, self)
+        mask = checks.check_known(known, x).flatten(1)
         given = self.rows(torch.where(mask.view_as(x), x, 0))
         v = torch.where(mask, given, self.visible.draw(self.base_bias.expand_as(given)))
         total = torch.zeros_like(given)
@@ -318,7 +305,7 @@ class RBM(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, *, steps: int = 1000) -> Tensor:
         """(n, *shape): n chains that start as independent units and take `steps` Gibbs steps."""
-        check_whole(0, n=n)
+        checks.check_whole(0, n=n)
         v = self.visible.draw(self.base_bias.expand(n, -1))
         return block_gibbs(self.draw_hidden, self.draw_visible, v, steps=steps).view(n, *self.visible.shape)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.checks import as_rows, as_tensor, at_least_float32, check_whole, not_finite, seeded
+from dgm_lib import checks
 from dgm_lib.distributions import StandardNormal
 from dgm_lib.neighbours import blocks, distances, neighbour_shares
 
@@ -44,12 +44,7 @@ class RateParts(NamedTuple):
 
 
 def split_rate(
-    mu: Tensor,
-    log_var: Tensor,
-    log_prior: Callable[[Tensor], Tensor] | None = None,
-    *,
-    samples: int = 1,
-    seed: int = 0,
+    mu: Tensor, log_var: Tensor, log_prior: Callable[[Tensor], Tensor] | None = None, *, samples: int = 1, seed: int = 0
 ) -> RateParts:
     """KL(q(z|x) ‖ p(z)) = I(x; z) + KL(q(z) ‖ p(z)), in the mean over x. Hoffman & Johnson 2016.
 
@@ -60,9 +55,9 @@ def split_rate(
     one when it comes near log N.
     """
     means, log_vars = _gaussians(mu, log_var)
-    check_whole(1, samples=samples)
-    generator = seeded(seed)
-    like = at_least_float32(as_tensor(mu, "mu"))
+    checks.check_whole(1, samples=samples)
+    generator = checks.seeded(seed)
+    like = checks.at_least_float32(checks.as_tensor(mu, "mu"))
     log_prior = log_prior or StandardNormal(means.shape[1]).to(like).log_prob
     parts = torch.zeros(2, len(means), dtype=means.dtype)
     for _ in range(samples):
@@ -112,22 +107,20 @@ def factor_information(
     Raises ValueError for a factor that is constant, and for so few examples that C is above half of H(v).
     """
     z = _rows("z", z)
-    check_whole(0, bins=bins, shuffles=shuffles)
+    checks.check_whole(0, bins=bins, shuffles=shuffles)
     if bins < 2 or shuffles < 1:
         raise ValueError(f"bins is {bins} and shuffles {shuffles}: they must be at least 2 and 1")
     codes = torch.stack([_equal_bins(latent, bins) for latent in z.T.contiguous()], 1)
     shares = {}
     for name, values in factors.items():
         v = _factor_codes(name, values, len(z), bins)
-        generator = seeded(seed)
+        generator = checks.seeded(seed)
         shuffled = [v[torch.randperm(len(v), generator=generator)] for _ in range(shuffles)]
         chance = torch.stack([_information(codes, w) for w in shuffled]).mean(0)
         entropy = torch.special.entr(v.bincount().double() / len(v)).sum()
         if chance.max() > entropy / 2:
-            raise ValueError(
-                f"{len(z)} examples are too few for {bins} bins and factor {name!r}: shuffled, a latent still seems "
-                f"to tell {chance.max():.2f} of its {entropy:.2f} nats; use fewer bins"
-            )
+            seems = f"shuffled, a latent still seems to tell {chance.max():.2f} of its {entropy:.2f} nats"
+            raise ValueError(f"{len(z)} examples are too few for {bins} bins and factor {name!r}: {seems}; use fewer")
         shares[name] = (_information(codes, v) - chance) / (entropy - chance)
     return shares
 
@@ -140,7 +133,7 @@ def mutual_information_gap(
     (I(z_1; v) − I(z_2; v)) / H(v), where z_1 and z_2 tell most of factor v. Chen et al. 2018, eq. 6; adjusted for
     chance and estimated as in `factor_information`. It is 0, too, for a factor that no latent holds.
     """
-    z = as_tensor(z, "z")
+    z = checks.as_tensor(z, "z")
     if z.dim() == 2 and z.shape[1] < 2:
         raise ValueError(f"z has {z.shape[1]} latent: a gap between the best two needs at least 2")
     if not factors:
@@ -159,7 +152,7 @@ def _equal_bins(values: Tensor, bins: int) -> Tensor:
 
 
 def _factor_codes(name: str, values: Tensor, n: int, bins: int) -> Tensor:
-    values = as_tensor(values, f"factor {name!r}").detach().cpu()
+    values = checks.as_tensor(values, f"factor {name!r}").detach().cpu()
     if values.shape != (n,) or values.isnan().any():
         raise ValueError(f"factor {name!r} has the shape {tuple(values.shape)}: it must be {n} numbers without NaN")
     distinct, codes = values.unique(return_inverse=True)
@@ -238,16 +231,14 @@ def _logistic_regression(z: Tensor, y: Tensor, n_classes: int, ridge: float) -> 
 
 def _probe_inputs(z_train: Tensor, t_train: Tensor, z_test: Tensor, t_test: Tensor, ridge: float) -> list[Tensor]:
     """z, (N, D) and (M, D), in units of the standard deviation in training, from the mean there; and targets."""
-    t_train, t_test = (as_tensor(t, "what is to be told").detach().cpu() for t in (t_train, t_test))
+    t_train, t_test = (checks.as_tensor(t, "what is to be told").detach().cpu() for t in (t_train, t_test))
     z, x = _rows("z_train", z_train), _rows("z_test", z_test)
     if z.shape[1] != x.shape[1]:
         raise ValueError(f"z_train has {z.shape[1]} latents and z_test has {x.shape[1]}: they must be as many")
     for name, rows, t in (("train", z, t_train), ("test", x, t_test)):
         if t.shape != (len(rows),) or not t.isfinite().all():
-            raise ValueError(
-                f"what is to be told from {len(rows)} rows of z_{name} has the shape {tuple(t.shape)}: "
-                f"it must be {len(rows)} finite numbers"
-            )
+            what = f"what is to be told from {len(rows)} rows of z_{name}"
+            raise ValueError(f"{what} has the shape {tuple(t.shape)}: it must be {len(rows)} finite numbers")
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}: it must be above 0, or the weights may have no minimum")
     mean, deviation = z.mean(0), z.std(0, correction=0)
@@ -266,12 +257,11 @@ def trustworthiness(x: Tensor, z: Tensor, k: int = 10) -> float:
     neighbours in x that z has torn apart: their continuity. Equal distances share the lowest rank in x, and in z the
     places among the k that are left.
     """
-    x, z = _rows("x", as_rows(x, "x")), _rows("z", z)
+    x, z = _rows("x", checks.as_rows(x, "x")), _rows("z", z)
     n = len(x)
     if len(z) != n:
         raise ValueError(f"x has {n} rows and z has {len(z)}: they must be the same examples")
-    check_whole(0, k=k)
-    if not 1 <= k < n / 2:
+    if not 1 <= checks.whole("k", k) < n / 2:
         raise ValueError(f"k is {k}: it must be at least 1 and below half of the {n} examples")
     excess = 0.0
     for i in blocks(torch.arange(n), x):
@@ -293,16 +283,15 @@ def _from_others(points: Tensor, i: Tensor) -> Tensor:
 
 def _rows(name: str, values: Tensor) -> Tensor:
     """(N, D) in float64 on the CPU. Raises ValueError for another shape and for what is not finite."""
-    values = as_tensor(values, name)
+    values = checks.as_tensor(values, name)
     if values.dim() != 2 or not values.numel():
         raise ValueError(f"{name} has the shape {tuple(values.shape)}: it must be (N, D), at least one row")
-    if where := not_finite(values):
-        raise ValueError(f"{name}{where}: every number must be finite")
+    checks.check_finite(values, name)
     return values.detach().cpu().double()
 
 
 def _gaussians(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-    mu, log_var = as_tensor(mu, "mu"), as_tensor(log_var, "log_var")
+    mu, log_var = checks.as_tensor(mu, "mu"), checks.as_tensor(log_var, "log_var")
     if mu.shape != log_var.shape:
         raise ValueError(f"mu has the shape {tuple(mu.shape)} and log_var {tuple(log_var.shape)}: they must agree")
     return _rows("mu", mu), _rows("log_var", log_var)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dgm_lib.checks import as_labels, as_tensor, check_scores, check_whole, named, seeded
+from dgm_lib import checks
 
 Classify = Callable[[Tensor], Tensor]
 
@@ -35,9 +35,8 @@ def pgd(
     check_attack(x, radius, steps, box)
     low, high = (x - radius).clamp(min=box[0]), (x + radius).clamp(max=box[1])
     size = 2.5 * radius / steps if step_size is None else step_size
-    if not 0 <= size < torch.inf:
-        raise ValueError(f"step_size is {size:g}: it must be at least 0, in the unit of a pixel")
-    u = torch.rand(x.shape, generator=seeded(seed)).to(x)
+    checks.check_weight(step_size=size)
+    u = torch.rand(x.shape, generator=checks.seeded(seed)).to(x)
     best, greatest = x.detach().clone(), margin(classify(x), y).detach()
     worse = low + u * (high - low)
     for step in range(steps + 1):
@@ -50,12 +49,9 @@ def pgd(
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The greatest logit of a wrong class less that of the right one: (B, K), (B,) -> (B,), above 0 where misread.
-
-    Carlini & Wagner 2017, f₆.
-    """
-    check_scores(logits, len(y))
-    y = as_labels(y, len(logits), logits.shape[1]).to(logits.device)
+    """The greatest wrong logit less the right one: (B, K), (B,) -> (B,), > 0 if misread. Carlini & Wagner 2017, f₆."""
+    checks.check_scores(logits, len(y))
+    y = checks.as_labels(y, len(logits), logits.shape[1]).to(logits.device)
     right = one_hot(y, logits.shape[1]).bool()
     return logits.masked_fill(right, -torch.inf).amax(1) - logits[right]
 
@@ -88,7 +84,7 @@ def robustness_curve(
     """
     if list(radii) != sorted(radii):
         raise ValueError(f"the radii {list(radii)} must ascend: sort them")
-    y = as_tensor(y, "y")
+    y = checks.as_tensor(y, "y")
     if not len(x) or len(y) != len(x):
         raise ValueError(f"{len(x)} examples have {len(y)} labels: they must be as many, and at least one")
     right, curve = torch.ones(len(x), dtype=torch.bool, device=x.device), []
@@ -97,20 +93,17 @@ def robustness_curve(
             standing = right.nonzero().squeeze(1)
             attacked = pgd(classify, x[standing], y[standing], radius, steps=steps, box=box, seed=seed)
             with torch.no_grad():
-                right[standing] = named(classify(attacked)) == y[standing]
+                right[standing] = checks.named(classify(attacked)) == y[standing]
         curve.append(right.float().mean().item())
     return curve
 
 
 def check_attack(x: Tensor, radius: float, steps: int, box: tuple[float, float]) -> None:
     """Raises ValueError for what is no attack."""
-    if not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype}: an attack moves floats, and Split.scaled makes such of bytes")
-    if not 0 <= radius < torch.inf:
-        raise ValueError(f"the radius is {radius:g}: it must be ≥ 0 and finite, in the unit of a pixel, such as 0.1")
-    check_whole(1, steps=steps)
+    checks.check_examples(x, "…")
+    checks.check_weight(radius=radius)
+    checks.check_whole(1, steps=steps)
     outside = x[~((x >= box[0]) & (x <= box[1]))]
     if len(outside):
-        raise ValueError(
-            f"a pixel is {outside[0].item():g}, outside of the box {box[0]:g} … {box[1]:g}: scale x, or give its box"
-        )
+        pixel, low, high = outside[0].item(), *box
+        raise ValueError(f"a pixel is {pixel:g}, outside of the box {low:g} … {high:g}: scale x, or give its box")

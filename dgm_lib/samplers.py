@@ -18,19 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dgm_lib.checks import (
-    as_double,
-    as_tensor,
-    check_binary,
-    check_box,
-    check_known,
-    check_positive,
-    check_weight,
-    check_whole,
-    kind,
-    leaf,
-    shaped,
-)
+from dgm_lib import checks
 
 LOOK_EVERY = 10  # steps between looks at the chains: a look makes a GPU wait
 FAR = 1e6  # without walls, a coordinate beyond this has diverged
@@ -56,7 +44,7 @@ def _score(energy: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def value_and_score(energy: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """E(x), (n,), and −∇E(x), the shape of x. Raises ValueError if the energy is not one number an example."""
-    with leaf(x) as x, full_precision(x.device.type):
+    with checks.leaf(x) as x, full_precision(x.device.type):
         values = energy(x)
         check_energy(values, len(x))
         (score,) = torch.autograd.grad(values, x, torch.full_like(values, -1))
@@ -71,10 +59,8 @@ def full_precision(device: str) -> AbstractContextManager:
 def check_energy(values: Tensor, n: int) -> None:
     """Raises ValueError unless values has the shape (n,)."""
     if not isinstance(values, Tensor) or values.shape != (n,):
-        raise ValueError(
-            f"the energy of {n} examples {shaped(values)}: it must be one number an example, ({n},); let the "
-            "network end in one unit, and squeeze it"
-        )
+        said = f"the energy of {n} examples {checks.shaped(values)}"
+        raise ValueError(f"{said}: it must be one number an example, ({n},); let the network end in one unit, squeezed")
 
 
 # ---- Langevin ------------------------------------------------------------------------------------------------------
@@ -178,7 +164,7 @@ def independent_metropolis(
     Returns the states and the share of accepted jumps. It crosses any wall between modes, where the law puts enough
     of its draws on them: in a few dimensions.
     """
-    check_positive(temperature=temperature)
+    checks.check_positive(temperature=temperature)
     jump = law.sample(len(x)).to(x)
     log_ratio = (energy(x) - energy(jump)) / temperature + law.log_prob(x) - law.log_prob(jump)
     check_energy(log_ratio, len(x))
@@ -197,16 +183,15 @@ def reflect_(x: Tensor, box: Box) -> Tensor:
 
 def geometric(first: float, last: float, n: int) -> list[float]:
     """n temperatures from first to last, each the same multiple of the one before: a schedule for `anneal`."""
-    check_whole(2, n=n)
-    check_positive(first=first, last=last)
+    checks.check_whole(2, n=n)
+    checks.check_positive(first=first, last=last)
     return [first * (last / first) ** (i / (n - 1)) for i in range(n)]
 
 
 def anneal(sampler: Callable[..., Tensor], x: Tensor, temperatures: Iterable[float]) -> Tensor:
     """Runs sampler(x, temperature=T) at one temperature after the other, from hot to cold. Kirkpatrick et al. 1983.
 
-    Hot chains cross the walls between modes. With partial(langevin, score, steps=10, step_size=0.01) as sampler, each
-    temperature gets ten steps.
+    Hot chains cross the walls between modes. sampler: such as partial(langevin, score, steps=10, step_size=0.01).
     """
     for temperature in temperatures:
         x = sampler(x, temperature=temperature)
@@ -224,8 +209,8 @@ def gibbs(energy: Callable[[Tensor], Tensor], x: Tensor, *, sweeps: int, tempera
     Raises ValueError for other states, ChainError for a start whose energy is not finite.
     """
     check_units(x)
-    check_whole(0, sweeps=sweeps)
-    check_positive(temperature=temperature)
+    checks.check_whole(0, sweeps=sweeps)
+    checks.check_positive(temperature=temperature)
     values = energy(x)
     check_energy(values, len(x))
     check_start(values)
@@ -252,9 +237,9 @@ def block_gibbs(
     known: True where x is held fixed, broadcast to x; the rest is then drawn from its conditional given those. Raises
     ValueError for a mask that is not bool or does not fit.
     """
-    check_whole(0, steps=steps)
+    checks.check_whole(0, steps=steps)
     if known is not None:
-        check_known(known, x)
+        checks.check_known(known, x)
     given = x
     for _ in range(steps):
         x = draw(draw_other(x))
@@ -337,18 +322,16 @@ def look(x: Tensor, step: int, steps: int, box: Box | None) -> None:
     inside = largest < limit  # False where it is NaN
     if not inside.all():
         chain = first_false(inside)
-        raise ChainError(
-            f"chain {chain} diverged by step {step} of {steps}: its largest coordinate is {largest[chain].item():.4g}; "
-            "take a smaller step_size, or keep the slope of the energy bounded"
-        )
+        what = f"chain {chain} diverged by step {step} of {steps}"
+        raise ChainError(f"{what}: its largest coordinate is {largest[chain].item():.4g}; take a smaller step_size")
 
 
 def check_chains(x: Tensor, box: Box | None) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2:
-        raise ValueError(f"chains are floats of shape (n, …), one row a chain, got {kind(x)}")
+        raise ValueError(f"chains are floats of shape (n, …), one row a chain, got {checks.kind(x)}")
     if not x.isfinite().all():
         raise ValueError(f"chain {first_false(x.isfinite())} starts with a coordinate that is NaN or infinite")
-    check_box(box)
+    checks.check_box(box)
     if box and outside(x, box).any():
         raise ValueError(f"chains start at {x.min():.4g} … {x.max():.4g}, outside of the box {box}: clamp them first")
 
@@ -362,37 +345,35 @@ def check_start(values: Tensor) -> None:
 
 def check_score(score: Tensor, x: Tensor) -> None:
     if not isinstance(score, Tensor) or score.shape != x.shape:
-        raise ValueError(
-            f"the score of chains {tuple(x.shape)} {shaped(score)}: it must have the chains' own; for an energy, "
-            "give score_of(energy)"
-        )
+        said = f"the score of chains {tuple(x.shape)} {checks.shaped(score)}"
+        raise ValueError(f"{said}: it must have the chains' own; for an energy, give score_of(energy)")
     if not score.isfinite().all():
         chain = first_false(score.isfinite())
         raise ChainError(f"the score of chain {chain} at step 1 is NaN or infinite: look at the energy")
 
 
 def check_schedule(steps: int, step_size: float, temperature: float) -> None:
-    check_whole(0, steps=steps)
-    check_positive(step_size=step_size)
-    check_weight(temperature=temperature)
+    checks.check_whole(0, steps=steps)
+    checks.check_positive(step_size=step_size)
+    checks.check_weight(temperature=temperature)
 
 
 def check_units(x: Tensor) -> None:
     if not isinstance(x, Tensor) or x.dim() != 2:
-        raise ValueError(f"the states {shaped(x).replace('has', 'have')}: they must be rows of units, (n, D)")
-    check_binary(x)
+        raise ValueError(f"the states {checks.shaped(x).replace('has', 'have')}: they must be rows of units, (n, D)")
+    checks.check_binary(x)
 
 
 def check_trace(trace: Tensor) -> Tensor:
     """(T, n) in float64. Raises ValueError where it says nothing."""
-    trace = as_tensor(trace, "the trace")
+    trace = checks.as_tensor(trace, "the trace")
     if trace.dim() != 2 or len(trace) < 4 or not trace.numel():
         raise ValueError(f"a trace has the shape (T, n), T ≥ 4 draws of each of n chains, got {tuple(trace.shape)}")
     if not trace.isfinite().all():
         raise ValueError("the trace holds a NaN or an infinite number: look at the chains first")
     if (trace == trace[0]).all():
         raise ValueError("the trace never changes: chains that do not move say nothing about convergence")
-    return as_double(trace)
+    return checks.as_double(trace)
 
 
 def per_chain(values: Tensor, x: Tensor) -> Tensor:

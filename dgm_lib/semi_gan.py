@@ -22,17 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from dgm_lib.checks import (
-    NO_LABEL,
-    at_least_float32,
-    check_batch,
-    check_examples,
-    check_inside,
-    check_some_labels,
-    check_weight,
-    check_whole,
-)
-from dgm_lib.nets import explained, frozen, on_trial
+from dgm_lib import checks
+from dgm_lib.nets import explained, frozen, on_trial, one_logit_a_class
 
 
 class SemiGAN(nn.Module):
@@ -60,8 +51,8 @@ class SemiGAN(nn.Module):
         entropy: float = 0.0,
     ):
         super().__init__()
-        check_weight(weight=weight, entropy=entropy)
-        check_whole(1, n_classes=n_classes)
+        checks.check_weight(weight=weight, entropy=entropy)
+        checks.check_whole(1, n_classes=n_classes)
         self.generator, self.body, self.head, self.prior = generator, body, head, prior
         self.n_classes, self.weight, self.entropy = n_classes, weight, entropy
         self._try_networks()
@@ -74,14 +65,13 @@ class SemiGAN(nn.Module):
                 x = self.generator(z)
                 self.shape = x.shape[1:]
             with explained(f"body and head do not take the examples {tuple(self.shape)} that the generator makes"):
-                shape = self.head(self.body(x)).shape
-        if shape != (2, self.n_classes):
-            raise ValueError(f"the head gives {tuple(shape[1:])} an example: it must end in {self.n_classes} logits")
+                logits = self.head(self.body(x))
+        one_logit_a_class(logits, 2, self.n_classes, "the head")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits f(x): (B, *shape) -> (B, K)."""
-        check_examples(x, self.shape, self)
-        return at_least_float32(self.head(self.body(x)))
+        checks.check_examples(x, self.shape, self)
+        return checks.at_least_float32(self.head(self.body(x)))
 
     def posterior(self, x: Tensor) -> Tensor:
         """p(y|x), (B, K) probabilities."""
@@ -101,8 +91,8 @@ class SemiGAN(nn.Module):
 
         All pass the critic in one call, so it must look at each alone: no batch norm in it.
         """
-        check_batch(x, self.shape, self)
-        check_inside(x)
+        checks.check_batch(x, self.shape, self)
+        checks.check_inside(x)
         there, missing = split_labels(y, len(x), self.n_classes)
         logits = self(torch.cat([x[there], x[missing], self.sample(len(missing))]))
         labelled, unlabelled, made = logits.split([len(there), len(missing), len(missing)])
@@ -113,22 +103,19 @@ class SemiGAN(nn.Module):
 
     def generator_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """‖mean φ(x) − mean φ(x̃)‖² / F over unlabelled data and as many made examples: a scalar. φ gets no gradient."""
-        check_batch(x, self.shape, self)
+        checks.check_batch(x, self.shape, self)
         _, missing = split_labels(y, len(x), self.n_classes)
         made = self.generator(self.prior.sample(len(missing)))
         with frozen(self.body):
             with torch.no_grad():
-                wanted = at_least_float32(self.body(x[missing])).mean(0)  # (F,)
-            return (at_least_float32(self.body(made)).mean(0) - wanted).square().mean()
+                wanted = checks.at_least_float32(self.body(x[missing])).mean(0)  # (F,)
+            return (checks.at_least_float32(self.body(made)).mean(0) - wanted).square().mean()
 
 
 def split_labels(y: Tensor, n: int, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Rows with a label, and rows without one: as many indices as there are of each.
-
-    Raises ValueError unless y holds n labels −1 … n_classes − 1, of type int64, and a −1 among them.
-    """
-    check_some_labels(y, n, n_classes)
-    there, missing = (y != NO_LABEL).nonzero()[:, 0], (y == NO_LABEL).nonzero()[:, 0]
+    """Rows with a label, and rows without one: as many indices as there are of each, of the latter at least one."""
+    checks.check_labels(y, n, n_classes, least=checks.NO_LABEL)
+    there, missing = (y != checks.NO_LABEL).nonzero()[:, 0], (y == checks.NO_LABEL).nonzero()[:, 0]
     if not len(missing):
         raise ValueError("all examples of the batch have a label: mix in some whose label is −1, which the GAN is for")
     return there, missing

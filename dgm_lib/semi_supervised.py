@@ -19,17 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.checks import (
-    NO_LABEL,
-    at_least_float32,
-    check_batch,
-    check_examples,
-    check_prior,
-    check_some_labels,
-    check_weight,
-    check_whole,
-)
-from dgm_lib.nets import explained, on_trial
+from dgm_lib import checks
+from dgm_lib.nets import explained, on_trial, one_logit_a_class
 from dgm_lib.vae import VAE, repeated
 
 
@@ -48,11 +39,9 @@ class M2(nn.Module):
         if vae.n_classes is None:
             raise ValueError("the VAE has no classes: make it with n_classes, and networks that are told the label")
         if vae.beta != 1 or vae.free_bits or vae.draws > 1:
-            raise ValueError(
-                f"the VAE has beta {vae.beta:g}, free_bits {vae.free_bits:g} and draws {vae.draws}, which its own loss "
-                "knows: this one sums bounds of one draw, take 1, 0 and 1"
-            )
-        check_weight(alpha=alpha)
+            has = f"the VAE has beta {vae.beta:g}, free_bits {vae.free_bits:g} and draws {vae.draws}"
+            raise ValueError(f"{has}, which its own loss knows: this one sums bounds of one draw, take 1, 0 and 1")
+        checks.check_weight(alpha=alpha)
         self.vae, self.classifier, self.n_classes, self.alpha = vae, classifier, vae.n_classes, alpha
         self.register_buffer("log_prior", log_class_prior(prior, self.n_classes).to(next(vae.parameters())))
         self._try_classifier()
@@ -62,19 +51,15 @@ class M2(nn.Module):
         x = self.log_prior.new_zeros(2, *self.vae.shape)
         takes = f"the classifier does not take the examples {tuple(self.vae.shape)} of the VAE"
         with on_trial(self.classifier), explained(takes):
-            shape = self.classifier(x).shape
-        if shape != (2, self.n_classes):
-            raise ValueError(
-                f"the classifier gives {tuple(shape[1:])} an example, and the VAE has {self.n_classes} classes: it "
-                f"must end in {self.n_classes} logits"
-            )
+            logits = self.classifier(x)
+        one_logit_a_class(logits, 2, self.n_classes, "the classifier")
 
     # -- the model
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of q(y|x): (B, *shape) -> (B, K)."""
-        check_examples(x, self.vae.shape, self)
-        return at_least_float32(self.classifier(x))
+        checks.check_examples(x, self.vae.shape, self)
+        return checks.at_least_float32(self.classifier(x))
 
     def posterior(self, x: Tensor) -> Tensor:
         """q(y|x), (B, K) probabilities."""
@@ -82,7 +67,7 @@ class M2(nn.Module):
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """(n, *shape): y from p(y) unless (n,) labels are given, then z and x."""
-        check_whole(0, n=n)
+        checks.check_whole(0, n=n)
         if y is None:  # multinomial draws no number less than 1
             y = torch.multinomial(self.log_prior.exp(), max(1, n), replacement=True)[:n]
         return self.vae.sample(n, y)
@@ -100,7 +85,6 @@ class M2(nn.Module):
         q(y|x) learns from, lose the noise of two draws, which is larger than what a label is worth.
         """
         k, n = self.n_classes, len(x)
-        check_examples(x, self.vae.shape, self)
         x, y = repeated(x, k), torch.arange(k, device=x.device).repeat_interleave(n)  # (K·B, *shape), (K·B,)
         q = self.vae.posterior(x, y)
         eps = torch.randn_like(q.mean[:n])
@@ -122,10 +106,10 @@ class M2(nn.Module):
 
         y: (B,) labels, −1 where there is none; without y no example has one.
         """
-        check_batch(x, self.vae.shape, self)
-        y = torch.full((len(x),), NO_LABEL, device=x.device) if y is None else y
-        check_some_labels(y, len(x), self.n_classes)
-        there, missing = (y != NO_LABEL).nonzero()[:, 0], (y == NO_LABEL).nonzero()[:, 0]
+        checks.check_batch(x, self.vae.shape, self)
+        y = torch.full((len(x),), checks.NO_LABEL, device=x.device) if y is None else y
+        checks.check_labels(y, len(x), self.n_classes, least=checks.NO_LABEL)
+        there, missing = (y != checks.NO_LABEL).nonzero()[:, 0], (y == checks.NO_LABEL).nonzero()[:, 0]
         logits = self(x)  # of all together, so that a batch norm sees one batch
         loss = logits.new_zeros(())
         if len(there):
@@ -188,7 +172,7 @@ def log_class_prior(prior: Tensor | None, n_classes: int) -> Tensor:
     """log p(y), (K,). Raises ValueError unless the prior is a distribution in which each class can happen."""
     if prior is None:
         return torch.full((n_classes,), -math.log(n_classes))
-    check_prior(prior, n_classes)
+    checks.check_prior(prior, n_classes)
     if not prior.all():
         raise ValueError(f"the prior of class {int(prior.argmin())} is 0: a class that never happens has no bound")
     return prior.log()

@@ -10,12 +10,15 @@ nats per word. The tables are buffers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn.functional import pad
 
-from dgm_lib.checks import check_possible, check_weight, check_whole, seeded
+from dgm_lib import checks
+from dgm_lib.baselines import back_off, count
 from dgm_lib.distributions import drawn
 from dgm_lib.em import em
 
@@ -30,12 +33,10 @@ class MarkovChain(nn.Module):
 
     def __init__(self, n_symbols: int, order: int):
         super().__init__()
-        check_whole(1, n_symbols=n_symbols)
+        checks.check_whole(1, n_symbols=n_symbols)
         if order != int(order) or order < 0 or n_symbols ** (order + 1) > 10**8:
-            raise ValueError(
-                f"order is {order}: it must be at least 0, and so low that the {n_symbols}^(order + 1) probabilities "
-                "are at most 100 million"
-            )
+            size = f"the {n_symbols}^(order + 1) probabilities"
+            raise ValueError(f"order is {order}: it must be at least 0, and so low that {size} are ≤ 100 million")
         self.order = order
         table = torch.zeros([n_symbols] * (order + 1)).log_softmax(-1)
         self.register_buffer("log_p", table)  # (V, …, V), indexed by x_{t−k}, …, x_t
@@ -48,15 +49,13 @@ class MarkovChain(nn.Module):
         p_{−1} is uniform: a hierarchy of Dirichlet priors. MacKay & Peto 1995.
         """
         check_words(x, n_symbols)
-        check_weight(strength=strength)
+        checks.check_weight(strength=strength)
         model = cls(n_symbols, order).to(x.device)
         windows = [symbols[until_end(x)] for symbols in model.windows(x)]
-        counts = torch.zeros_like(model.log_p).index_put_(windows, model.log_p.new_ones(()), accumulate=True)
+        counts = count(model.log_p, model.log_p.shape, *windows)
         p = torch.full_like(model.log_p[(0,) * order], 1 / n_symbols)
         for older in reversed(range(order + 1)):  # the oldest symbols are summed out, all of them at first
-            n = counts.sum(list(range(older)), keepdim=True) if older else counts
-            total = n.sum(-1, keepdim=True) + strength
-            p = torch.where(total > 0, (n + strength * p) / total, p)
+            p = back_off(counts.sum(list(range(older)), keepdim=True) if older else counts, p, strength)
         model.log_p.copy_(p.log())
         return model
 
@@ -77,15 +76,7 @@ class MarkovChain(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, T) symbols, T the length of the longest word drawn, its end included."""
-        check_whole(0, n=n)
-        x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_p.device)
-        going = torch.ones(n, dtype=torch.bool, device=x.device)
-        while going.any():
-            symbol = Categorical(self.conditional(x)).sample() * going
-            x = torch.cat([x, symbol[:, None]], 1)
-            going = symbol != 0
-            check_length(x)
-        return x
+        return drawn_words(n, self.log_p, lambda x: Categorical(self.conditional(x)).sample())
 
 
 class HiddenMarkovModel(nn.Module):
@@ -97,8 +88,8 @@ class HiddenMarkovModel(nn.Module):
 
     def __init__(self, n_states: int, n_symbols: int, *, alpha: float = 0.1):
         super().__init__()
-        check_whole(1, n_states=n_states, n_symbols=n_symbols)
-        check_weight(alpha=alpha)
+        checks.check_whole(1, n_states=n_states, n_symbols=n_symbols)
+        checks.check_weight(alpha=alpha)
         self.alpha = alpha
         self.register_buffer("log_initial", torch.zeros(n_states).log_softmax(0))  # (S,), p(s_1)
         self.register_buffer("log_transition", torch.zeros(n_states, n_states).log_softmax(1))  # (S, S), p(s_t|s_{t−1})
@@ -110,7 +101,7 @@ class HiddenMarkovModel(nn.Module):
     def start(cls, n_states: int, n_symbols: int, *, alpha: float = 0.1, seed: int = 0) -> HiddenMarkovModel:
         """A model with seeded random tables: states that are all alike would stay alike."""
         model = cls(n_states, n_symbols, alpha=alpha)
-        generator = seeded(seed)
+        generator = checks.seeded(seed)
         for table in model.buffers():
             # exponential weights, whose shares are any table alike; `rand` is the same in every version of torch
             weights = -torch.log1p(-torch.rand(table.shape, generator=generator, dtype=torch.float64))
@@ -139,7 +130,7 @@ class HiddenMarkovModel(nn.Module):
         log_e = self.log_evidence(x)
         log_alpha, log_beta = self.forward_messages(log_e), self.backward_messages(log_e)
         log_prob, observed = log_alpha[:, -1].logsumexp(-1), until_end(x)
-        check_possible(log_prob)
+        checks.check_possible(log_prob)
         gamma = (log_alpha + log_beta).softmax(-1) * observed[..., None]  # p(s_t|x), (N, T, S)
         emissions = torch.zeros_like(self.log_emission.mT).index_add_(0, x.flatten(), gamma.flatten(0, 1)).mT
         pairs, log_future = torch.zeros_like(self.log_transition), log_e + log_beta
@@ -188,7 +179,7 @@ class HiddenMarkovModel(nn.Module):
         """p(s_t|x), given the whole word: (B, T, S), zeros after the end."""
         log_e = self.log_evidence(x)
         log_joint = self.forward_messages(log_e) + self.backward_messages(log_e)  # log p(x, s_t)
-        check_possible(log_joint[:, 0].logsumexp(-1))
+        checks.check_possible(log_joint[:, 0].logsumexp(-1))
         return log_joint.softmax(-1) * until_end(x)[..., None]
 
     def viterbi(self, x: Tensor) -> Tensor:
@@ -207,16 +198,14 @@ class HiddenMarkovModel(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, T) symbols, T the length of the longest word drawn, its end included."""
-        check_whole(0, n=n)
-        x = torch.zeros(n, 0, dtype=torch.int64, device=self.log_initial.device)
         state = drawn(self.log_initial, n)
-        going = torch.ones(n, dtype=torch.bool, device=x.device)
-        while going.any():
-            symbol = Categorical(logits=self.log_emission[state]).sample() * going
-            x = torch.cat([x, symbol[:, None]], 1)
-            state, going = Categorical(logits=self.log_transition[state]).sample(), symbol != 0
-            check_length(x)
-        return x
+
+        def next_symbol(x: Tensor) -> Tensor:
+            nonlocal state
+            state = Categorical(logits=self.log_transition[state]).sample() if x.shape[1] else state
+            return Categorical(logits=self.log_emission[state]).sample()
+
+        return drawn_words(n, self.log_emission, next_symbol)
 
 
 def log_matmul(log_a: Tensor, log_b: Tensor) -> Tensor:
@@ -250,8 +239,14 @@ def check_words(x: Tensor, n_symbols: int) -> None:
         raise ValueError(f"word {int(endless[0])} has no end: every row must hold the symbol 0 after its last symbol")
 
 
-def check_length(x: Tensor) -> None:
-    if x.shape[1] > LONGEST:
-        raise RuntimeError(
-            f"a word is longer than {LONGEST} symbols: does the model know an end? Fit it to whole words"
-        )
+def drawn_words(n: int, like: Tensor, next_symbol: Callable[[Tensor], Tensor]) -> Tensor:
+    """Words (n, T), by what draws the next symbols (n,) of their beginnings (n, t). Zeros stand behind an end."""
+    checks.check_whole(0, n=n)
+    x = torch.zeros(n, 0, dtype=torch.int64, device=like.device)
+    going = torch.ones(n, dtype=torch.bool, device=like.device)
+    while going.any():
+        symbol = next_symbol(x) * going
+        x, going = torch.cat([x, symbol[:, None]], 1), symbol != 0
+        if x.shape[1] > LONGEST:
+            raise RuntimeError(f"a word is longer than {LONGEST} symbols: does the model know an end? Fit it to words")
+    return x

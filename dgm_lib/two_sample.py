@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from dgm_lib.checks import as_labels, as_tensor, check_whole, not_finite, seeded
+from dgm_lib import checks
 from dgm_lib.gaussians import covariance_of
 from dgm_lib.neighbours import blocks, distances, neighbour_shares
 
@@ -25,13 +25,10 @@ Value = TypeVar("Value")
 
 def control(measure: Callable[[Tensor, Tensor], Value], real: Tensor, n: int, *, seed: int = 0) -> Value:
     """What a perfect model would reach: the measure of n real examples against n others, drawn from (N, …)."""
-    real = as_tensor(real, "real")
-    check_whole(0, n=n)
-    if not 1 <= n <= len(real) // 2:
-        raise ValueError(
-            f"n is {n}: two disjoint parts need {2 * n} real examples, at least 2, and there are {len(real)}"
-        )
-    rows = torch.randperm(len(real), generator=seeded(seed))[: 2 * n].to(real.device)
+    real = checks.as_tensor(real, "real")
+    if not 1 <= checks.whole("n", n) <= len(real) // 2:
+        raise ValueError(f"n is {n}: two disjoint parts need {2 * n} real examples, 2 or more, of {len(real)}")
+    rows = torch.randperm(len(real), generator=checks.seeded(seed))[: 2 * n].to(real.device)
     return measure(real[rows[:n]], real[rows[n:]])
 
 
@@ -200,12 +197,12 @@ def two_sample_accuracy(a: Tensor, b: Tensor, classify: Classify = by_neighbours
     a, b = _features({"a": a, "b": b})
     _check_enough({"a": a, "b": b}, 8, "the test")  # below, no outcome has a p-value under 0.05
     half = min(len(a), len(b)) // 2
-    generator = seeded(seed)
+    generator = checks.seeded(seed)
     (a_train, a_test), (b_train, b_test) = (
         x[torch.randperm(len(x), generator=generator)[: 2 * half]].split(half) for x in (a, b)
     )
     y = torch.arange(2).repeat_interleave(half)
-    named = as_labels(classify(torch.cat([a_train, b_train]), y, torch.cat([a_test, b_test])), 2 * half, 2).cpu()
+    named = checks.as_labels(classify(torch.cat([a_train, b_train]), y, torch.cat([a_test, b_test])), 2 * half, 2).cpu()
     named_b, right_b = int(named.sum()), int(named[half:].sum())
     return TwoSampleTest((named == y).double().mean().item(), _tail(right_b, named_b, half))
 
@@ -227,18 +224,17 @@ def _log_choose(n: int, k: Tensor) -> Tensor:
 
 def _features(samples: dict[str, Tensor]) -> list[Tensor]:
     """Both samples in float64 on the CPU."""
-    samples = {name: as_tensor(x, name) for name, x in samples.items()}
+    samples = {name: checks.as_tensor(x, name) for name, x in samples.items()}
     shapes = [tuple(x.shape) for x in samples.values()]
     if any(len(shape) != 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1 or not shapes[0][1]:
-        raise ValueError(
-            f"features {' and '.join(samples)} have the shapes {' and '.join(map(str, shapes))}: "
-            "they must be (N, D) and (M, D) with the same D"
-        )
+        names, sizes = " and ".join(samples), " and ".join(map(str, shapes))
+        raise ValueError(f"features {names} have the shapes {sizes}: they must be (N, D) and (M, D) with the same D")
     for name, x in samples.items():
-        if where := not_finite(x):
+        strange = ~x.isfinite()
+        if strange.any():
+            hold, (i, j) = f"{int(strange.any(1).sum())} of {len(x)} rows of {name} hold", strange.nonzero()[0].tolist()
             raise ValueError(
-                f"{int((~x.isfinite()).any(1).sum())} of {len(x)} rows of {name} hold a feature that is NaN or "
-                f"infinite, the first is {name}{where.replace(' is', ' =')}"
+                f"{hold} a feature that is NaN or infinite, the first is {name}[{i}, {j}] = {x[i, j].item()}"
             )
     return [x.detach().cpu().double() for x in samples.values()]
 
@@ -250,9 +246,6 @@ def _check_enough(samples: dict[str, Tensor], needed: int, what: str) -> None:
 
 
 def _check_neighbours(samples: dict[str, Tensor], k: int) -> None:
-    check_whole(0, k=k)
     for name, x in samples.items():
-        if not 1 <= k < len(x):
-            raise ValueError(
-                f"k is {k} and {name} has {len(x)} examples: k must be at least 1, and k + 1 examples are needed"
-            )
+        if not 1 <= checks.whole("k", k) < len(x):
+            raise ValueError(f"k is {k} and {name} has {len(x)} examples: k must be at least 1, and below that")

@@ -11,36 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib.checks import (
-    at_least_float32,
-    check_batch,
-    check_condition,
-    check_examples,
-    check_known,
-    check_weight,
-    check_whole,
-)
-from dgm_lib.distributions import StandardNormal, Whole, diagonal_normal
-from dgm_lib.nets import explained, given, of_one, on_trial
+from dgm_lib import checks
+from dgm_lib.distributions import StandardNormal, Whole, diagonal_normal, drawn_from, mixture
+from dgm_lib.nets import explained, given, mean_and_log_var, of_one, on_trial
 
 ROWS = 2**11  # examples times draws decoded together where no gradient is kept: what fits a cache is faster, too
-
-
-class Prior(Protocol):
-    """What a VAE asks of p(z): StandardNormal, MixturePrior, VampPrior or DeepPrior. Latents are (B, n_latents)."""
-
-    n_latents: int
-
-    def log_prob(self, z: Tensor) -> Tensor: ...
-
-    def sample(self, n: int) -> Tensor: ...
 
 
 class VAE(nn.Module):
@@ -48,6 +29,7 @@ class VAE(nn.Module):
 
     encoder: examples (B, …) -> (B, 2D), the mean and the log-variance of q(z|x), a Gaussian with independent latents.
     decoder: (B, D) -> what `pixels` makes a distribution over examples of.
+    prior: p(z) with n_latents, log_prob and sample: StandardNormal, MixturePrior, VampPrior or DeepPrior.
     beta: weight of the KL in `loss`, 1 for a bound of log p; it never touches `elbo`. Higgins et al. 2017, eq. 4.
     free_bits: nats that each latent may carry at no cost in `loss`. Kingma et al. 2016, eq. 15.
     draws: k > 1 makes `loss` the importance-weighted bound with k draws.
@@ -69,20 +51,18 @@ class VAE(nn.Module):
         n_classes: int | None = None,
     ):
         super().__init__()
-        check_weight(beta=beta, free_bits=free_bits)
-        check_whole(1, draws=draws)
+        checks.check_weight(beta=beta, free_bits=free_bits)
+        checks.check_whole(1, draws=draws)
         if n_classes is not None:
-            check_whole(1, n_classes=n_classes)
+            checks.check_whole(1, n_classes=n_classes)
         if draws > 1 and (beta != 1 or free_bits):
-            raise ValueError(
-                f"beta is {beta:g} and free_bits {free_bits:g}: with draws > 1 there is no KL to weigh, take 1 and 0"
-            )
+            weights = f"beta is {beta:g} and free_bits {free_bits:g}"
+            raise ValueError(f"{weights}: with draws > 1 there is no KL to weigh, take 1 and 0")
         self.encoder, self.decoder, self.prior, self.pixels = encoder, decoder, prior, pixels
         self.beta, self.free_bits, self.draws, self.n_classes = beta, free_bits, draws, n_classes
         if free_bits and not self.has_closed_form():
-            raise ValueError(
-                f"free_bits is {free_bits:g}: a {type(prior).__name__} has no KL for each latent, as StandardNormal has"
-            )
+            name = type(prior).__name__
+            raise ValueError(f"free_bits is {free_bits:g}: a {name} has no KL for each latent, as StandardNormal has")
         self._try_networks()
 
     def _try_networks(self) -> None:
@@ -99,26 +79,20 @@ class VAE(nn.Module):
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z|x) over (B, D), for examples (B, *shape)."""
-        check_examples(x, self.shape, self)
-        check_condition(y, len(x), self.n_classes, "VAE")
-        out = at_least_float32(self.encoder(*given(x, y)))  # nats need more than bfloat16, should it run in that
-        if out.shape != (len(x), 2 * self.prior.n_latents):
-            raise ValueError(
-                f"the encoder gives {tuple(out.shape[1:])} an example, and the prior has {self.prior.n_latents} "
-                f"latents: it must end in {2 * self.prior.n_latents} numbers, a mean and a log-variance for each"
-            )
-        mu, log_var = out.chunk(2, 1)  # each (B, D)
-        return diagonal_normal(mu, log_var)
+        checks.check_examples(x, self.shape, self)
+        checks.check_condition(y, len(x), self.n_classes, "VAE")
+        out = checks.at_least_float32(self.encoder(*given(x, y)))  # nats need more than bfloat16, should it run in that
+        return diagonal_normal(*mean_and_log_var(out, len(x), self.prior.n_latents, "the encoder"))
 
     def likelihood(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x|z) over examples, for latents (B, D). Its base_dist is that of single pixels."""
-        check_examples(z, (self.prior.n_latents,), self, "latents")
-        check_condition(y, len(z), self.n_classes, "VAE")
+        checks.check_examples(z, (self.prior.n_latents,), self, "latents")
+        checks.check_condition(y, len(z), self.n_classes, "VAE")
         return self.decode(z, y)
 
     def decode(self, z: Tensor, y: Tensor | None) -> Distribution:
         """`likelihood` of latents and labels that have been let in already: a look at labels makes a GPU wait."""
-        return Whole(self.pixels(at_least_float32(self.decoder(*given(z, y)))), len(self.shape))
+        return Whole(self.pixels(checks.at_least_float32(self.decoder(*given(z, y)))), len(self.shape))
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
@@ -150,7 +124,7 @@ class VAE(nn.Module):
 
     def iw_bound(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
         """An unbiased estimate of the bound with k draws: (B, *shape) -> (B,) nats. k → ∞ gives log p."""
-        check_whole(1, k=k)
+        checks.check_whole(1, k=k)
         q = self.posterior(x, y)
         log_w = []
         for part in split_draws(k, len(x)):
@@ -172,7 +146,7 @@ class VAE(nn.Module):
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean of −ELBO, with β and free bits if they are set; of minus the importance-weighted bound if draws > 1."""
         y = None if self.n_classes is None else y
-        check_batch(x, self.shape, self)
+        checks.check_batch(x, self.shape, self)
         if self.draws > 1:
             return -self.iw_bound(x, self.draws, y).mean()
         if self.free_bits:
@@ -199,9 +173,9 @@ class VAE(nn.Module):
         What x holds in the gaps is where it begins: a mean image is better than noise. Mattei & Frellsen 2019, eq. 12.
         known: bool, True where x is known, broadcast against x.
         """
-        check_whole(1, k=k, rounds=rounds)
-        check_examples(x, self.shape, self)
-        known = check_known(known, x)
+        checks.check_whole(1, k=k, rounds=rounds)
+        checks.check_examples(x, self.shape, self)
+        known = checks.check_known(known, x)
         if not x.isfinite().all():
             raise ValueError("x holds NaN or ∞: begin the gaps with numbers, such as the mean of the training examples")
         for _ in range(rounds):
@@ -253,9 +227,8 @@ class VampPrior(nn.Module):
             self.n_latents = encoder(x).shape[1] // 2
 
     def distribution(self) -> Distribution:
-        mu, log_var = at_least_float32(self.encoder(self.inputs)).chunk(2, 1)
-        weights = torch.distributions.Categorical(logits=torch.zeros_like(mu[:, 0]))
-        return torch.distributions.MixtureSameFamily(weights, diagonal_normal(mu, log_var), validate_args=False)
+        mu, log_var = checks.at_least_float32(self.encoder(self.inputs)).chunk(2, 1)
+        return mixture(torch.zeros_like(mu[:, 0]), mu, log_var)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(B, D) -> (B,) nats."""
@@ -263,8 +236,7 @@ class VampPrior(nn.Module):
 
     def sample(self, n: int) -> Tensor:
         """(n, D)."""
-        check_whole(0, n=n)
-        return self.distribution().sample((max(n, 1),))[:n]  # torch's mixtures cannot draw nothing
+        return drawn_from(self.distribution(), n)
 
 
 class DeepPrior(nn.Module):

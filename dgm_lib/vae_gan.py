@@ -18,14 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from dgm_lib.checks import (
-    at_least_float32,
-    check_batch,
-    check_inside,
-    check_some,
-    check_weight,
-)
-from dgm_lib.gan import NON_SATURATING, Game, Penalty
+from dgm_lib import checks
+from dgm_lib.gan import NON_SATURATING, Game, Kept, Penalty
 from dgm_lib.nets import explained, frozen, given, on_trial, one_number
 from dgm_lib.vae import VAE
 
@@ -59,32 +53,26 @@ class VAEGAN(nn.Module):
         penalty_weight: float = 10.0,
     ):
         super().__init__()
-        check_weight(feature_weight=feature_weight, pixel_weight=pixel_weight, game_weight=game_weight)
-        check_weight(penalty_weight=penalty_weight)
+        checks.check_weight(feature_weight=feature_weight, pixel_weight=pixel_weight, game_weight=game_weight)
+        checks.check_weight(penalty_weight=penalty_weight)
         self.vae, self.critic, self.game = vae, critic, game
         self.feature_weight, self.pixel_weight, self.game_weight = feature_weight, pixel_weight, game_weight
         self.penalty, self.penalty_weight, self.n_classes = penalty, penalty_weight, vae.n_classes
-        self._kept: tuple[Tensor, Tensor | None, Made] | None = None
+        self._kept = Kept()
         self._check_parts()
         self._try_critic()
 
     def _check_parts(self) -> None:
         if self.vae.draws > 1 or self.vae.free_bits:
-            raise ValueError(
-                f"the VAE has draws {self.vae.draws} and free_bits {self.vae.free_bits:g}, which its own loss knows: "
-                "this one has β KL with one draw, take 1 and 0"
-            )
-        told = getattr(self.critic, "n_classes", None)
+            has = f"the VAE has draws {self.vae.draws} and free_bits {self.vae.free_bits:g}"
+            raise ValueError(f"{has}, which its own loss knows: this one has β KL with one draw, take 1 and 0")
+        critic, told = f"critic ({type(self.critic).__name__})", getattr(self.critic, "n_classes", None)
         if told is not None and told != self.n_classes:
-            raise ValueError(
-                f"the VAE has n_classes {self.n_classes}, but the critic ({type(self.critic).__name__}) is made for "
-                f"{told}: make them agree"
-            )
+            has = f"the VAE has n_classes {self.n_classes}"
+            raise ValueError(f"{has}, but the {critic} is made for {told}: make them agree")
         if self.feature_weight and not isinstance(getattr(self.critic, "body", None), nn.Module):
-            raise ValueError(
-                f"the critic ({type(self.critic).__name__}) has no network `body` whose output are its features: take "
-                "one that has, such as DCCritic or ProjectionCritic, or feature_weight=0"
-            )
+            take = "take one such as DCCritic or ProjectionCritic"
+            raise ValueError(f"the {critic} has no network `body` of features: {take}, or feature_weight=0")
 
     def _try_critic(self) -> None:
         """Runs it once, so that a misfit is said before any training."""
@@ -105,10 +93,10 @@ class VAEGAN(nn.Module):
         critic then leans to "made", and in the Wasserstein game it would without end.)
         """
         y = None if self.n_classes is None else y
-        check_batch(x, self.vae.shape, self)
-        check_inside(x)
+        checks.check_batch(x, self.vae.shape, self)
+        checks.check_inside(x)
         made = self._make(x, y)
-        self._kept = (x, y, made) if made[1].requires_grad else None
+        self._kept = Kept(x, y, made) if made[1].requires_grad else Kept()
         reconstruction, sample = (image.detach() for image in made[1:])
         real = self._values(x, y)
         loss = self.game.critic(real, self._values(reconstruction, y)) + self.game.critic(real, self._values(sample, y))
@@ -119,8 +107,8 @@ class VAEGAN(nn.Module):
     def decoder_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Reconstruction + game_weight times the generator's loss on x̂ and on x̃: a scalar, for the decoder alone."""
         y = None if self.n_classes is None else y
-        check_some(x)
-        likelihood, reconstruction, sample = self._made_for(x, y)
+        checks.check_some(x)
+        likelihood, reconstruction, sample = self._kept.take(x, y) or self._make(x, y)
         with frozen(self.critic):
             values, features = self._judged(reconstruction, y)
             game = self.game.generator(values) + self.game.generator(self._values(sample, y))
@@ -129,7 +117,7 @@ class VAEGAN(nn.Module):
     def encoder_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """β KL + reconstruction: a scalar, for encoder and prior alone. With pixel_weight 1, feature_weight 0 −ELBO."""
         y = None if self.n_classes is None else y
-        check_some(x)
+        checks.check_some(x)
         q = self.vae.posterior(x, y)
         z = q.rsample()
         with frozen(self.vae.decoder), frozen(self._pixels()), frozen(self.critic):
@@ -155,22 +143,12 @@ class VAEGAN(nn.Module):
         likelihood = self.vae.decode(z, y)
         return likelihood, likelihood.mean, self.vae.decode(self.vae.prior.sample(len(x)), y).mean
 
-    def _made_for(self, x: Tensor, y: Tensor | None) -> Made:
-        """Those of the critic's turn on this same batch, if it has just been: only the critic has moved since.
-
-        See `GAN`, which does the same.
-        """
-        kept, self._kept = self._kept, None  # used once: after this turn the decoder is another
-        if kept is not None and kept[0] is x and kept[1] is y and torch.is_grad_enabled():
-            return kept[2]
-        return self._make(x, y)
-
     def _values(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return one_number(at_least_float32(self.critic(*given(x, y))), len(x), "what the critic says")
+        return one_number(checks.at_least_float32(self.critic(*given(x, y))), len(x), "what the critic says")
 
     def _features(self, x: Tensor) -> Tensor:
         """φ(x): (B, *shape) -> (B, F)."""
-        return at_least_float32(self.critic.body(x)).flatten(1)
+        return checks.at_least_float32(self.critic.body(x)).flatten(1)
 
     def _judged(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the critic says of x, (B,), and φ(x), (B, F), in one pass; no φ(x) without feature_weight."""
@@ -184,7 +162,7 @@ class VAEGAN(nn.Module):
             hook.remove()
         if not seen:
             raise ValueError("the critic never calls its `body`: what it says of x must be made of these features")
-        return values, at_least_float32(seen[0]).flatten(1)
+        return values, checks.at_least_float32(seen[0]).flatten(1)
 
     def _pixels(self) -> nn.Module:
         """What the likelihood learns, such as the σ of NormalNoise: it is the decoder's."""
@@ -192,12 +170,8 @@ class VAEGAN(nn.Module):
 
     def train(self, mode: bool = True) -> VAEGAN:
         """As of any module. Nothing is kept beyond it, so that an epoch begins as it would after a resume."""
-        self._kept = None
+        self._kept = Kept()
         return super().train(mode)
-
-    def __getstate__(self) -> dict:
-        """What a copy gets: not the examples kept with their graph, which torch cannot copy."""
-        return self.__dict__ | {"_kept": None}
 
     # -- use
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import embedding
 
-from dgm_lib.checks import at_least_float32, check_examples, check_some, check_weight, check_whole
+from dgm_lib import checks
 from dgm_lib.distributions import Whole, to_levels
 from dgm_lib.nets import explained, of_one, on_trial
 
@@ -49,8 +49,8 @@ class VQVAE(nn.Module):
         prior: nn.Module | None = None,
     ):
         super().__init__()
-        check_whole(2, n_codes=n_codes)
-        check_weight(commitment=commitment)
+        checks.check_whole(2, n_codes=n_codes)
+        checks.check_weight(commitment=commitment)
         if len(latents) != 3 or not all(isinstance(size, int) and size > 0 for size in latents):
             raise ValueError(f"latents is {latents}: it must be three whole sizes (D, h, w) ≥ 1")
         self.encoder, self.decoder, self.pixels, self.prior = encoder, decoder, pixels, prior
@@ -72,8 +72,8 @@ class VQVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """The vectors before they are coded: (B, *shape) -> (B, D, h, w)."""
-        check_examples(x, self.shape, self)
-        return at_least_float32(self.encoder(x))
+        checks.check_examples(x, self.shape, self)
+        return checks.at_least_float32(self.encoder(x))
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
@@ -97,11 +97,11 @@ class VQVAE(nn.Module):
 
     def likelihood(self, codes: Tensor) -> Distribution:
         """p(x|z) over examples, for codes (B, 1, h, w)."""
-        check_examples(codes, (1, *self.latents[1:]), what="codes")
+        checks.check_examples(codes, (1, *self.latents[1:]), what="codes")
         return self._decode(self.vectors(to_levels(codes[:, 0], len(self.codebook))))
 
     def _decode(self, vectors: Tensor) -> Distribution:
-        return Whole(self.pixels(at_least_float32(self.decoder(vectors))), len(self.shape))
+        return Whole(self.pixels(checks.at_least_float32(self.decoder(vectors))), len(self.shape))
 
     def log_prior(self, codes: Tensor) -> Tensor:
         """log p(z): (B, 1, h, w) -> (B,) nats; −h·w·log K without a prior."""
@@ -112,7 +112,7 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, *shape): codes from the prior, then x from p(x|z)."""
-        check_whole(0, n=n)
+        checks.check_whole(0, n=n)
         if self.prior is None:
             k = torch.randint(len(self.codebook), (n, *self.latents[1:]), device=self.codebook.device)
             return self.likelihood(self._image(k)).sample()
@@ -137,7 +137,7 @@ class VQVAE(nn.Module):
         each term counts an example as its nats do; they are no nats themselves, and the whole is no bound.
         """
         e = self.encode(x)
-        check_some(x)
+        checks.check_some(x)
         c = self.vectors(self.nearest(e))
         straight = e + (c - e).detach()  # the value of c; its gradient goes to e, as if nothing had been coded
         codebook = (c - e.detach()).square().flatten(1).sum(1)
@@ -147,7 +147,7 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def usage(self, x: Tensor) -> Tensor:
         """How often each code is chosen: (B, *shape) -> (K,) shares of all places of all examples."""
-        check_some(x)
+        checks.check_some(x)
         counts = torch.bincount(self.nearest(self.encode(x)).flatten(), minlength=len(self.codebook))
         return counts / counts.sum()
 

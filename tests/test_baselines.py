@@ -114,7 +114,7 @@ def test_what_is_no_batch_of_scaled_images_is_refused(name, sample):
             use(torch.where(x == 0.5, 0.3, x))
         with pytest.raises(ValueError, match=r"a pixel is nan"):
             use(torch.where(x == 0.5, torch.nan, x))
-        with pytest.raises(ValueError, match=r"got torch.uint8 of shape \(200, 1, 2, 3\): Split.scaled"):
+        with pytest.raises(ValueError, match=r"got torch.uint8 of shape \(200, 1, 2, 3\): .*Split.scaled"):
             use((x * 2).byte())
         with pytest.raises(ValueError, match=r"got torch.float64 of shape \(200, 6\)"):
             use(x.flatten(1))

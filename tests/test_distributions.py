@@ -140,7 +140,7 @@ def test_very_wide_logistics_are_coins_between_the_edges_and_very_narrow_ones_on
 def test_likelihoods_can_be_printed():
     assert repr(CategoricalPixels(torch.zeros(2, 3, 17))) == "CategoricalPixels(17 levels, batch_shape (2, 3))"
     assert repr(build("logistic", 256)) == "DiscretizedLogistic(256 levels, batch_shape (3, 4))"
-    for kind, name in (("bernoulli", "BernoulliPixels(batch_shape"), ("mixture", "DiscretizedLogistic(2 levels")):
+    for kind, name in (("bernoulli", "BernoulliPixels(2 levels"), ("mixture", "DiscretizedLogistic(2 levels")):
         assert name in repr(Independent(build(kind, 2), 1))
 
 

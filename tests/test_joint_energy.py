@@ -233,7 +233,7 @@ def test_weights_that_are_not_finite_are_divergence_too():
         ({"weight": -1.0}, "weight is -1"),
         ({"weight": math.inf}, "weight is inf"),
         ({"widest_gap": 0.0}, "widest_gap is 0"),
-        ({"n_classes": 4}, r"shape \(2, 3\): it must be one logit for each of the 4 classes"),
+        ({"n_classes": 4}, r"the net gives \(3,\) an example: it must end in 4 logits"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -616,7 +616,7 @@ def test_wrong_input_is_refused(points):
         x = points.clone()
         x[7, 1] = value
         for use in (model.log_prob, lambda x: GaussianMixture.fit(x, 2)):
-            with pytest.raises(ValueError, match=rf"x\[7, 1\] is {value}: a density needs finite numbers"):
+            with pytest.raises(ValueError, match=rf"x\[7, 1\] is {value}: every number must be finite"):
                 use(x)
     with pytest.raises(ValueError, match="301 components cannot be told apart by 300 examples: ask for 1 … 300"):
         GaussianMixture.start(points, 301)
@@ -643,7 +643,7 @@ def test_ppca_refuses_what_it_cannot_learn_from(vectors):
             ValueError, match=r"2 latents leave the noise σ² = 0 of the data's mean variance 0, so the l"
         ):
             make(torch.ones(5, D), M)
-        with pytest.raises(ValueError, match=r"x\[7, 1\] is nan: a density needs finite numbers"):
+        with pytest.raises(ValueError, match=r"x\[7, 1\] is nan: every number must be finite"):
             make(torch.where(torch.arange(300 * D).view(300, D) == 36, math.nan, vectors), M)
     for use in (lambda: PPCA.start(vectors, M, never), lambda: em(example_ppca(), vectors, never)):
         with pytest.raises(ValueError, match="feature 3 is known in no example: leave it out"):
@@ -678,7 +678,7 @@ def test_wrong_masks_are_refused(which, vectors):
             ValueError, match=r"known has the type torch\.float64: it must be bool, True where x is known"
         ):
             use(vectors, torch.ones(D).double())
-        with pytest.raises(ValueError, match=r"x\[7, 1\] is nan: a density needs finite numbers"):
+        with pytest.raises(ValueError, match=r"x\[7, 1\] is nan: every number must be finite"):
             use(hole, torch.ones(D, dtype=torch.bool))
         with pytest.raises(ValueError, match=r"of shape \(B, 5\), got torch.float64 of shape \(300, 4\)"):
             use(vectors[:, :4], torch.ones(4, dtype=torch.bool))

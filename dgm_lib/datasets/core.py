@@ -12,8 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dgm_lib import runtime
-from dgm_lib.checks import whole
+from dgm_lib import checks, runtime
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Batches:
         transform: Callable[[Tensor], Tensor],
     ):
         check_sizes(len(x), batch_size)
-        self.x, self.y, self.batch_size, self.seed = x, y, int(batch_size), whole("seed", seed)
+        self.x, self.y, self.batch_size, self.seed = x, y, int(batch_size), checks.whole("seed", seed)
         self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
         self.epoch = 0
 
@@ -115,7 +114,7 @@ def _describe(split: Split) -> str:
 
 def check_sizes(n: int, batch_size: int) -> None:
     """Raises ValueError if n examples cannot be walked through in such batches by all processes."""
-    whole("batch_size", batch_size, least=1)
+    checks.whole("batch_size", batch_size, least=1)
     if n < runtime.n_processes():
         raise ValueError(f"{n} examples cannot be shared by {runtime.n_processes()} processes")
 
@@ -125,11 +124,9 @@ def check_levels(x: Tensor, levels: int | None) -> None:
     if levels is None:
         return
     if x.dtype != torch.uint8:
-        raise ValueError(
-            f"x is {x.dtype} with levels={levels}: pixels rest as levels of type torch.uint8, and floats that are "
-            "scaled already take levels=None"
-        )
-    if not 2 <= whole("levels", levels) <= 256 or (x.numel() and int(x.max()) >= levels):
+        what = f"x is {x.dtype} with levels={levels}"
+        raise ValueError(f"{what}: pixels are of type torch.uint8, and floats scaled already take levels=None")
+    if not 2 <= checks.whole("levels", levels) <= 256 or (x.numel() and int(x.max()) >= levels):
         most = f", and x holds {int(x.max())}" if x.numel() else ""
         raise ValueError(f"levels is {levels}{most}: pixels are 0 … levels − 1, with 2 to 256 levels")
 
@@ -159,7 +156,7 @@ def dequantize(levels: int) -> Callable[[Tensor], Tensor]:
 
     log P(k) ≥ E_u[log p((k + u)/L)] − D log L, for D pixels. Theis, van den Oord & Bethge 2016, eq. 4.
     """
-    return partial(_spread, levels=whole("levels", levels, least=2))
+    return partial(_spread, levels=checks.whole("levels", levels, least=2))
 
 
 def _spread(x: Tensor, levels: int) -> Tensor:

@@ -55,9 +55,7 @@ def read_cifar10(path: Path, members: Sequence[str] = ()) -> tuple[Tensor, Tenso
 
 def _records(content: bytes, name: str) -> tuple[Tensor, Tensor]:
     if not content or len(content) % RECORD:
-        raise DataError(
-            f"{name} has {len(content)} bytes, not a multiple of {RECORD}: it is not made of CIFAR-10's binary records"
-        )
+        raise DataError(f"{name} has {len(content)} bytes, not a multiple of {RECORD}: these are no CIFAR-10 records")
     records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, RECORD).copy())
     labels = records[:, 0].long()
     if labels.max() > 9:

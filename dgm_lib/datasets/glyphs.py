@@ -14,7 +14,7 @@ from hashlib import sha256
 import numpy as np
 import torch
 
-from dgm_lib.checks import whole
+from dgm_lib import checks
 from dgm_lib.datasets import cache, paths
 from dgm_lib.datasets.core import Data, Split
 from dgm_lib.datasets.glyph_renderer import CLASSES, FACTORS, TYPEFACES, draw, in_units, render
@@ -50,7 +50,7 @@ def load(
     "y", in the units of `render`, which makes the same images of them.
     Raises ValueError for n < 12, an unknown or repeated class, and a balance that does not fit the classes.
     """
-    n, seed = whole("n", n, least=12), whole("seed", seed)  # with fewer, validation and test stay empty
+    n, seed = checks.whole("n", n, least=12), checks.whole("seed", seed)  # with fewer, validation and test stay empty
     shares = _shares(classes, balance)
     sizes = (n - 2 * (n // 12), n // 12, n // 12)
     key = f"{FORMAT} {n} {seed} {shares} {' '.join(classes)} {_sheet_digest()}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgm_lib import runtime
-from dgm_lib.checks import whole
+from dgm_lib import checks, runtime
 from dgm_lib.datasets import paths
 from dgm_lib.datasets.core import Data, Split
 
@@ -19,12 +18,11 @@ def load(name: str = "patches", *, size: int = 16, n: int = 12_000, seed: int = 
     """n square patches, split 10 : 1 : 1. x: (N, 3, size, size) uint8 levels 0 … 255; y: which photograph.
 
     factors: "row" and "column" of the patch's upper left pixel in its photograph. Each tile of 61 × 64 pixels serves
-    one split and no patch leaves its tile, so two splits never share a pixel. Raises ValueError for a size outside
-    8 … 32 and for n < 12.
+    one split and no patch leaves its tile, so two splits never share a pixel. size: 8 … 32. n: at least 12.
     """
-    if not 8 <= whole("size", size) <= 32:
+    if not 8 <= checks.whole("size", size) <= 32:
         raise ValueError(f"size is {size}: patches have 8 to 32 pixels a side")
-    whole("n", n, least=12)  # or validation and test stay empty
+    checks.whole("n", n, least=12)  # or validation and test stay empty
     photographs, part = _photographs(), _part_of_tiles()
     counts = (n - 2 * (n // 12), n // 12, n // 12)
     splits = [_cut(photographs, part == k, count, size, seed, k) for k, count in enumerate(counts)]
@@ -50,7 +48,7 @@ def _part_of_tiles() -> Tensor:
 
 def _cut(photographs: Tensor, mine: Tensor, n: int, size: int, seed: int, part: int) -> Split:
     """n patches at random places of the tiles that are `mine`, (7, 10) bool."""
-    generator = torch.Generator().manual_seed(runtime.derive_seed(whole("seed", seed), part))
+    generator = torch.Generator().manual_seed(runtime.derive_seed(checks.whole("seed", seed), part))
 
     def draw(below: int) -> Tensor:
         return torch.randint(below, (n,), generator=generator)

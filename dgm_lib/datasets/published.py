@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dgm_lib.checks import whole
+from dgm_lib import checks
 from dgm_lib.datasets import paths
 from dgm_lib.datasets.core import Data, Split
 from dgm_lib.datasets.formats import DataError, read_cifar10, read_idx
@@ -30,8 +30,7 @@ def registry() -> dict[str, dict]:
 def fetch(name: str, progress: bool = True) -> None:
     """Downloads a published set into the cache; what is there already, and whole, is not downloaded again.
 
-    Raises DataError, one sentence with the remedy, when there is no network, no mirror, no disk space, or when what
-    arrives is not the published file. Whatever happens, the cache holds no half file.
+    Raises DataError with the remedy where that fails. Whatever happens, the cache holds no half file.
     """
     entry = _entry(name)
     for file in entry["files"]:
@@ -54,7 +53,7 @@ def load(name: str, *, download: bool = False, validation: int | None = None) ->
     files = [_genuine_file(name, file, download) for file in entry["files"]]
     x, y, x_test, y_test = _read(name, entry, files)
     held_out = entry["validation"] if validation is None else validation
-    if not whole("validation", held_out) < len(x):
+    if not checks.whole("validation", held_out) < len(x):
         raise ValueError(f"validation is {held_out}: it must be at least 0 and below the {len(x)} training images")
     cut = len(x) - held_out
     levels = entry["levels"]

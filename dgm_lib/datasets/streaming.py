@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dgm_lib import runtime
-from dgm_lib.checks import whole
-from dgm_lib.datasets.core import Split, check_sizes, n_batches, scale
+from dgm_lib.datasets.core import Batches, Split, scale
 
 BLOCKS_TOGETHER = 4  # how many blocks are in memory, and so permuted, together
 
@@ -107,39 +107,22 @@ class StreamedSplit:
     ) -> StreamedBatches:
         """Pairs (x, y) of `batch_size` examples on `device`; each loop over them is one epoch, each example once."""
         transform = transform or partial(scale, levels=self.levels)
-        return StreamedBatches(self, batch_size, device, seed, shuffle, drop_last, transform)
+        return StreamedBatches(self, device, batch_size, seed, shuffle, drop_last, transform)
 
 
-class StreamedBatches:
-    """One epoch a loop, as `core.Batches`, with rows in block-shuffled order."""
+class StreamedBatches(Batches):
+    """One epoch a loop, with rows in block-shuffled order."""
 
-    def __init__(
-        self,
-        split: StreamedSplit,
-        batch_size: int,
-        device: torch.device | str,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        transform: Callable[[Tensor], Tensor],
-    ):
-        check_sizes(len(split), batch_size)
-        self.split, self.batch_size, self.device, self.seed = split, int(batch_size), device, whole("seed", seed)
-        self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the next loop the one of this epoch, whatever was walked through before."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return n_batches(len(self.split), self.batch_size, self.drop_last)
+    def __init__(self, split: StreamedSplit, device: torch.device | str, *settings: Any):
+        """settings: what `core.Batches` takes beside x and y."""
+        super().__init__(split.x, split.y, *settings)
+        self.device, self.block = device, max(1, int(split.block_mb * 2**20) // split.x.row_bytes)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(runtime.derive_seed(self.seed, self.epoch))
         self.epoch += 1
         for pieces in self._buffers(generator):
-            x, y = (read(rows, pieces).to(self.device) for rows in (self.split.x, self.split.y))
+            x, y = (read(rows, pieces).to(self.device) for rows in (self.x, self.y))
             order = torch.randperm(len(x), generator=generator) if self.shuffle else torch.arange(len(x))
             for rows in order.to(self.device).split(self.batch_size):
                 if len(rows) == self.batch_size or not self.drop_last:
@@ -149,10 +132,9 @@ class StreamedBatches:
     def _buffers(self, generator: torch.Generator) -> Iterator[list[range]]:
         """The rows of this process, as lists of ranges that are in memory together.
 
-        The blocks, in this epoch's order, are cut into one equal share for each process, and each share into buffers
-        of whole batches.
+        The blocks, in this epoch's order, are cut into equal shares of processes, and these into whole batches.
         """
-        n, block = len(self.split), max(1, int(self.split.block_mb * 2**20) // self.split.x.row_bytes)
+        n, block = len(self.x), self.block
         blocks = [range(start, min(start + block, n)) for start in range(0, n, block)]
         if self.shuffle:
             blocks = [blocks[i] for i in torch.randperm(len(blocks), generator=generator).tolist()]

@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from dgm_lib import runtime
-from dgm_lib.checks import at_least_float32, whole
+from dgm_lib import checks, runtime
 from dgm_lib.datasets import paths
 from dgm_lib.datasets.core import Data, Split
 
@@ -56,25 +55,21 @@ class Toy2D(Data):
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """log p(x|y) for every y, (B, K) nats: with equal p(y), its softmax over y is the exact p(y|x)."""
-        if x.ndim != 2 or x.shape[1] != 2 or not x.is_floating_point():
-            raise ValueError(f"expected float points of shape (B, 2), got {x.dtype} of shape {tuple(x.shape)}")
-        return self.components.log_prob(at_least_float32(x))
+        checks.check_examples(x, (2,), what="points")
+        return self.components.log_prob(checks.at_least_float32(x))
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n fresh points, (n, 2) float32; from torch's own stream where no generator is given."""
-        return _draw(self.components, whole("n", n), generator)[0]
+        return _draw(self.components, checks.whole("n", n), generator)[0]
 
 
 def load(name: str, *, n: int = 10_000, seed: int = 0) -> Toy2D:
-    """n training points, n // 5 for validation and n // 5 for testing. x: (N, 2) float32; y: the component.
-
-    Raises ValueError for n < 5.
-    """
-    whole("n", n, least=5)  # or validation and test stay empty
+    """n ≥ 5 training points, n // 5 for validation and n // 5 for testing. x: (N, 2) float32; y: the component."""
+    checks.whole("n", n, least=5)  # or validation and test stay empty
     components = SETS[name]()
     splits = []
     for part, count in enumerate((n, n // 5, n // 5)):
-        generator = Generator().manual_seed(runtime.derive_seed(whole("seed", seed), part))
+        generator = Generator().manual_seed(runtime.derive_seed(checks.whole("seed", seed), part))
         splits.append(Split(*_draw(components, count, generator)))
     classes = tuple(str(y) for y in range(components.count))
     return Toy2D(name, *splits, classes, paths.card("toy2d"))

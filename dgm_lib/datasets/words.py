@@ -26,10 +26,7 @@ def load(name: str = "words") -> Data:
 
 
 def encode(words: Sequence[str]) -> Tensor:
-    """Words as symbols, (N, longest + 1) int64, filled up with the end symbol 0.
-
-    Raises ValueError for a character other than a … z.
-    """
+    """Words of a … z as symbols, (N, longest + 1) int64, filled up with the end symbol 0."""
     for word in words:
         if strange := set(word) - set(SYMBOLS[1:]):
             raise ValueError(f"{word!r} holds {min(strange)!r}: a word is made of the letters a to z in lower case")
