@@ -173,9 +173,8 @@ def test_a_batch_size_is_a_whole_number(size):
         (np.zeros((4, 1, 8, 8), np.uint8), torch.zeros(4), 17, "x is a ndarray: give a tensor"),
         (torch.zeros(4, 2), np.zeros(4), None, "y is a ndarray: give a tensor"),
         (torch.zeros(4, 2), [0, 1, 0, 1], None, "y is a list: give a tensor"),
-        (torch.zeros(4, 2), torch.zeros(4, 1), None, "one label an example"),
-        (torch.zeros(4, 2), torch.eye(4), None, "one label an example"),
-        (torch.tensor(1.0), torch.zeros(1), None, "one label an example"),
+        (torch.zeros(1), torch.tensor(1), None, "one row an example"),
+        (torch.tensor(1.0), torch.zeros(1), None, "one row an example"),
         (torch.rand(4, 1, 2, 2), torch.zeros(4), 17, "scaled already take levels=None"),
         (torch.zeros(4, 1, 2, 2, dtype=torch.int64), torch.zeros(4), 17, "of type torch.uint8"),
         (torch.full((4, 1, 2, 2), 17, dtype=torch.uint8), torch.zeros(4), 17, "levels is 17, and x holds 17"),
@@ -187,6 +186,11 @@ def test_a_batch_size_is_a_whole_number(size):
 def test_a_split_holds_tensors_that_fit_and_pixels_that_are_levels(x, y, levels, words):
     with pytest.raises(ValueError, match=words):
         Split(x, y, levels)
+
+
+def test_a_teachers_logits_may_stand_in_place_of_labels():
+    x, y = next(iter(Split(torch.zeros(4, 2), torch.rand(4, 10)).batches(3)))
+    assert (x.shape, y.shape) == ((3, 2), (3, 10))
 
 
 def test_factors_are_tensors_too():

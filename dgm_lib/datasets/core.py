@@ -20,7 +20,7 @@ class Split:
     """Examples and their labels, as tensors of N rows.
 
     x: (N, C, H, W) uint8 levels of pixels, (N, 2) float32 points, or (N, T) int64 symbols.
-    y: (N,) int64 labels.
+    y: (N,) int64 labels; or what else a loss is told of each example, such as a teacher's logits (N, K).
     levels: how many levels a pixel has; None where x is not made of pixels.
     factors: name -> (N,) what is known of how each example was made; empty where nothing is.
     """
@@ -34,9 +34,9 @@ class Split:
         for name, values in {"x": self.x, "y": self.y, **self.factors}.items():
             if not isinstance(values, Tensor):
                 raise ValueError(f"{name} is a {type(values).__name__}: give a tensor, such as torch.as_tensor makes")
-        if self.y.dim() != 1 or not self.x.dim():
+        if not self.x.dim() or not self.y.dim():
             shapes = f"x has the shape {tuple(self.x.shape)} and y {tuple(self.y.shape)}"
-            raise ValueError(f"{shapes}: x must be (N, …) and y (N,), one label an example")
+            raise ValueError(f"{shapes}: each must have one row an example, (N, …)")
         if len(self.x) != len(self.y):
             raise ValueError(f"x has {len(self.x)} examples, but y has {len(self.y)} labels: they must agree")
         check_levels(self.x, self.levels)
