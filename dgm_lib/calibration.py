@@ -65,15 +65,14 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
     falls, and 1 is given: such data say nothing against the logits as they are. Raises ValueError for a label that is
     impossible, and for a class that is certain, at every T.
     """
-    certain = (checks.as_tensor(logits, "logits") == torch.inf).nonzero()
+    certain = checks.first(checks.as_tensor(logits, "logits") == torch.inf)
     logits, y = checked(logits, y)
-    if len(certain):
-        raise ValueError(f"a logit of example {int(certain[0, 0])} is +∞, which no temperature changes: leave it out")
+    if certain:
+        raise ValueError(f"a logit of example {certain[0]} is +∞, which no temperature changes: leave it out")
     logits = checks.as_double(logits.detach())
     own = logits.gather(1, y.to(logits.device)[:, None])
-    impossible = (own[:, 0] == -torch.inf).nonzero()
-    if len(impossible):
-        raise ValueError(f"the label of example {int(impossible[0])} is impossible at every temperature: leave it out")
+    if impossible := checks.first(own[:, 0] == -torch.inf):
+        raise ValueError(f"the label of example {impossible[0]} is impossible at every temperature: leave it out")
     lead = own - logits  # of the right class over each, (N, K)
     if (lead >= 0).all():
         return 1.0

@@ -178,7 +178,8 @@ def check_prior(prior: Tensor, n_classes: int) -> None:
 
 def check_possible(log_prob: Tensor) -> None:
     """Raises ValueError if an example has probability 0: p(z|x) = p(x, z) / p(x) is then 0/0. log_prob: (B,)."""
-    for i in (~(log_prob > -torch.inf)).nonzero().flatten().tolist():
+    if where := first(~(log_prob > -torch.inf)):
+        i = where[0]
         if log_prob[i].isnan():
             raise ValueError(f"the log-probability of example {i} is NaN: look at x and at the model")
         raise ValueError(f"example {i} has probability 0 under the model: leave it out, or fit with alpha > 0")
@@ -195,7 +196,8 @@ def finite_above(logits: Tensor) -> Tensor:
     if logits.isnan().any():
         raise ValueError(f"{int(logits.isnan().any(1).sum())} of {len(logits)} rows of logits hold a NaN")
     certain = logits == torch.inf
-    for row in ((certain.sum(1) > 1) | (logits == -torch.inf).all(1)).nonzero().flatten().tolist():
+    if where := first((certain.sum(1) > 1) | (logits == -torch.inf).all(1)):
+        row = where[0]
         raise ValueError(f"the logits of example {row} are {logits[row].tolist()}: one may be +∞, and not all −∞")
     sure = torch.where(certain, 0.0, -torch.inf).to(logits)
     return at_least_float32(torch.where(certain.any(1, keepdim=True), sure, logits))
@@ -245,9 +247,14 @@ def as_rows(values: Any, name: str) -> Tensor:
     return x.flatten(1) if x.dim() > 1 else x[:, None]
 
 
+def first(wrong: Tensor) -> list[int]:
+    """Where a mask is first True, an index for each axis; empty where it never is."""
+    return wrong.nonzero()[:1].flatten().tolist()
+
+
 def check_finite(x: Tensor, name: str = "x") -> None:
     """Raises ValueError where x holds a NaN or an infinity, and says where."""
-    for where in (~x.isfinite()).nonzero().tolist()[:1]:
+    if where := first(~x.isfinite()):
         raise ValueError(f"{name}{where} is {x[tuple(where)].item()}: every number must be finite")
 
 

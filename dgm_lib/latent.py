@@ -191,9 +191,8 @@ def check_points(x: Tensor, n_features: int) -> None:
 def check_enough(x: Tensor, mask: Tensor) -> None:
     if len(x) < 2:
         raise ValueError(f"a variance cannot be learnt from {len(x)} examples: give 2 or more")
-    never = (~torch.atleast_2d(mask).any(0)).nonzero()
-    if len(never):
-        raise ValueError(f"feature {int(never[0])} is known in no example: leave it out")
+    if never := checks.first(~torch.atleast_2d(mask).any(0)):
+        raise ValueError(f"feature {never[0]} is known in no example: leave it out")
 
 
 def check_noise(var: Tensor, variance: Tensor, n_latents: int, dtype: torch.dtype) -> None:

@@ -174,9 +174,8 @@ def masked_error(x: Tensor, filled: Tensor, known: Tensor) -> Tensor:
     if filled.shape != x.shape:
         raise ValueError(f"filled has the shape {tuple(filled.shape)} and x {tuple(x.shape)}: they must agree")
     missing = ~checks.check_known(known, x).reshape(len(x), math.prod(x.shape[1:]))
-    complete = (~missing.any(1)).nonzero()
-    if len(complete):
-        raise ValueError(f"nothing is missing in example {int(complete[0])}: leave it out")
+    if complete := checks.first(~missing.any(1)):
+        raise ValueError(f"nothing is missing in example {complete[0]}: leave it out")
     filled, x = checks.at_least_float32(filled), checks.at_least_float32(x)  # bytes would wrap around
     squared = (filled - x).view_as(missing).square()
     return torch.where(missing, squared, 0).sum(1) / missing.sum(1)

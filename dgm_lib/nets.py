@@ -163,7 +163,7 @@ class ResidualGenerator(nn.Sequential):
     def __init__(self, n_latents: int, shape: tuple[int, int, int], width: int = 32, blocks: int = 2):
         if shape[1] % 2**blocks or shape[2] % 2**blocks:
             sides = f"height and width must be multiples of {2**blocks}, not {shape[1]}×{shape[2]}"
-            raise ValueError(f"{sides}, as {blocks} blocks double the image: pad or crop it, or take fewer blocks")
+            raise ValueError(f"{sides}, where {blocks} blocks double the image: pad or crop it, or take fewer blocks")
         start = (width, shape[1] // 2**blocks, shape[2] // 2**blocks)
         layers: list[nn.Module] = [MLP(n_latents, start)]
         for _ in range(blocks):

@@ -172,8 +172,8 @@ def table(
 ) -> None:
     """A matrix as colours, such as a transition matrix: one cell a number, with a bar that gives the scale."""
     if values.dim() != 2 or any(ticks and len(ticks) != n for ticks, n in zip((yticks, xticks), values.shape)):
-        names = f"{len(yticks)} names of rows and {len(xticks)} of columns"
-        raise ValueError(f"the matrix is {tuple(values.shape)}, with {names}: give one name for each, or none")
+        what = f"the matrix is {tuple(values.shape)}, with {len(yticks)} names of rows and {len(xticks)} of columns"
+        raise ValueError(f"{what}: it must be (rows, columns), with one name for each or none")
     picture = ax.imshow(values.detach().cpu().float().numpy(), cmap=DENSITY, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(picture, ax=ax, shrink=0.8)
     ax.set(xlabel=xlabel, ylabel=ylabel)

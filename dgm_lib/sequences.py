@@ -234,9 +234,8 @@ def check_symbols(x: Tensor, n_symbols: int) -> None:
 
 def check_words(x: Tensor, n_symbols: int) -> None:
     check_symbols(x, n_symbols)
-    endless = (x != 0).all(1).nonzero()
-    if len(endless):
-        raise ValueError(f"word {int(endless[0])} has no end: every row must hold the symbol 0 after its last symbol")
+    if endless := checks.first((x != 0).all(1)):
+        raise ValueError(f"word {endless[0]} has no end: every row must hold the symbol 0 after its last symbol")
 
 
 def drawn_words(n: int, like: Tensor, next_symbol: Callable[[Tensor], Tensor]) -> Tensor:

@@ -232,10 +232,9 @@ def _features(samples: dict[str, Tensor]) -> list[Tensor]:
     for name, x in samples.items():
         strange = ~x.isfinite()
         if strange.any():
-            hold, (i, j) = f"{int(strange.any(1).sum())} of {len(x)} rows of {name} hold", strange.nonzero()[0].tolist()
-            raise ValueError(
-                f"{hold} a feature that is NaN or infinite, the first is {name}[{i}, {j}] = {x[i, j].item()}"
-            )
+            n, (i, j) = int(strange.any(1).sum()), checks.first(strange)
+            hold = f"{n} of {len(x)} rows of {name} hold a feature that is NaN or infinite"
+            raise ValueError(f"{hold}, the first is {name}[{i}, {j}] = {x[i, j].item()}")
     return [x.detach().cpu().double() for x in samples.values()]
 
 

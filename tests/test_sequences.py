@@ -402,9 +402,9 @@ def test_no_words_are_drawn_where_none_are_asked_for(name, corpus):
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_counts_below_0_are_refused(value, corpus):
-    with pytest.raises(ValueError, match=f"strength is {value}"):
+    with pytest.raises(ValueError, match=f"strength is {value:g}"):
         MarkovChain.fit(corpus, V, 1, strength=value)
-    with pytest.raises(ValueError, match=f"alpha is {value}"):
+    with pytest.raises(ValueError, match=f"alpha is {value:g}"):
         HiddenMarkovModel.fit(corpus, 2, V, alpha=value)
 
 
