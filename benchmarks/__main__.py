@@ -104,7 +104,7 @@ FIGURES = (
         "≤ 0",
         "failures",
         elsewhere_figures.processors,
-        runs=1,
+        runs=8,
     ),
     Figure(
         "claims-other-seeds",
