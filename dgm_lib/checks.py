@@ -384,7 +384,10 @@ def check_loss(loss: object, name: str) -> Tensor:
     if loss.shape != ():
         raise ValueError(f"{what} of shape {tuple(loss.shape)}: return one number, the mean over the batch")
     if not loss.requires_grad:
-        raise ValueError(f"{what} a number without a graph: compute it from parameters, without detach, item, no_grad")
+        raise ValueError(
+            f"{what} a number without a graph: compute it from parameters that are not frozen, without detach(), "
+            "item(), no_grad or inference_mode"
+        )
     return loss
 
 
