@@ -198,7 +198,8 @@ def finite_above(logits: Tensor) -> Tensor:
     certain = logits == torch.inf
     if where := first((certain.sum(1) > 1) | (logits == -torch.inf).all(1)):
         row = where[0]
-        raise ValueError(f"the logits of example {row} are {logits[row].tolist()}: one may be +∞, and not all −∞")
+        what = f"the logits of example {row} are {logits[row].tolist()}"
+        raise ValueError(f"{what}, which say nothing of its class: at most one may be +∞, and not all −∞")
     sure = torch.where(certain, 0.0, -torch.inf).to(logits)
     return at_least_float32(torch.where(certain.any(1, keepdim=True), sure, logits))
 
@@ -383,7 +384,10 @@ def check_loss(loss: object, name: str) -> Tensor:
     if loss.shape != ():
         raise ValueError(f"{what} of shape {tuple(loss.shape)}: return one number, the mean over the batch")
     if not loss.requires_grad:
-        raise ValueError(f"{what} a number without a graph: compute it from parameters, without detach, item, no_grad")
+        raise ValueError(
+            f"{what} a number without a graph: compute it from parameters that are not frozen, without detach(), "
+            "item(), no_grad or inference_mode"
+        )
     return loss
 
 

@@ -65,8 +65,7 @@ class SemiGAN(nn.Module):
                 x = self.generator(z)
                 self.shape = x.shape[1:]
             with explained(f"body and head do not take the examples {tuple(self.shape)} that the generator makes"):
-                logits = self.head(self.body(x))
-        one_logit_a_class(logits, 2, self.n_classes, "the head")
+                one_logit_a_class(self.head(self.body(x)), 2, self.n_classes, "the head")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits f(x): (B, *shape) -> (B, K)."""

@@ -51,8 +51,7 @@ class M2(nn.Module):
         x = self.log_prior.new_zeros(2, *self.vae.shape)
         takes = f"the classifier does not take the examples {tuple(self.vae.shape)} of the VAE"
         with on_trial(self.classifier), explained(takes):
-            logits = self.classifier(x)
-        one_logit_a_class(logits, 2, self.n_classes, "the classifier")
+            one_logit_a_class(self.classifier(x), 2, self.n_classes, "the classifier")
 
     # -- the model
 

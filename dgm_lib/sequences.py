@@ -18,7 +18,6 @@ from torch.distributions import Categorical
 from torch.nn.functional import pad
 
 from dgm_lib import checks
-from dgm_lib.baselines import back_off, count
 from dgm_lib.distributions import drawn
 from dgm_lib.em import em
 
@@ -52,10 +51,12 @@ class MarkovChain(nn.Module):
         checks.check_weight(strength=strength)
         model = cls(n_symbols, order).to(x.device)
         windows = [symbols[until_end(x)] for symbols in model.windows(x)]
-        counts = count(model.log_p, model.log_p.shape, *windows)
+        counts = torch.zeros_like(model.log_p).index_put_(windows, model.log_p.new_ones(()), accumulate=True)
         p = torch.full_like(model.log_p[(0,) * order], 1 / n_symbols)
         for older in reversed(range(order + 1)):  # the oldest symbols are summed out, all of them at first
-            p = back_off(counts.sum(list(range(older)), keepdim=True) if older else counts, p, strength)
+            n = counts.sum(list(range(older)), keepdim=True) if older else counts
+            total = n.sum(-1, keepdim=True) + strength
+            p = torch.where(total > 0, (n + strength * p) / total, p)
         model.log_p.copy_(p.log())
         return model
 

@@ -212,7 +212,7 @@ def test_loss_is_minus_the_log_posterior_of_the_label_and_smoothing_spreads_it()
 
 
 def test_networks_and_smoothing_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"the network gives \(2, 4\) for 2 examples of 3 classes"):
+    with pytest.raises(ValueError, match=r"the network gives \(4,\) an example: it must end in 3 logits"):
         Classifier(MLP(5, 4), 3)(torch.rand(2, 5))
     for smoothing in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match="smoothing is"):
