@@ -24,8 +24,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     (
         "01_what_is_a_generative_model.ipynb",
         "baselines.py",
-        "return self.log_prior + CategoricalPixels",
-        "return self.log_prior - CategoricalPixels",
+        "return self.log_prior + log_prob_by_class",
+        "return self.log_prior - log_prob_by_class",
     ),
     (
         "02_boltzmann_machines.ipynb",
@@ -45,9 +45,9 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ("06_adversarial_learning.ipynb", "gan.py", "dim=1) - 1).square()", "dim=1) - 2).square()"),
     (
         "07_gan_in_practice.ipynb",
-        "gan.py",
-        "wrong = high if self.box[0] <= low else low",
-        "wrong = low if self.box[0] <= low else high",
+        "checks.py",
+        "{high if first <= low else low:g}",
+        "{low if first <= low else high:g}",
     ),
     ("08_vae_gan.ipynb", "vae_gan.py", "self.game_weight * game).mean()", "0 * game).mean()"),
     (
@@ -56,12 +56,12 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "for c in range(self.n_classes)], 1) + self.prior.log()",
         "for c in range(self.n_classes)], 1)",
     ),
-    ("10_learning_from_little_data.ipynb", "joint_vae.py", "/ total, -total.log())", "/ total, total.log())"),
+    ("10_learning_from_little_data.ipynb", "joint_vae.py", "mu).sum(0), -log_total)", "mu).sum(0), log_total)"),
     (
         "11_your_classifier_is_an_energy_model.ipynb",
         "joint_energy.py",
-        "score_of(partial(self.energy, y=y))",
-        "score_of(self.energy)",
+        "steps=steps, energy=partial(self.energy, y=y))",
+        "steps=steps)",
     ),
 ]
 
