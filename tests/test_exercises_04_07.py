@@ -736,7 +736,7 @@ def precision_by_expanded_squares(real, made, k):
 
 
 def modes_of_a_share(x, centres, radius):
-    return ((torch.cdist(x, centres) < radius).double().mean(0) >= 0.01).sum()
+    return ((torch.cdist(x, centres) <= radius).double().mean(0) >= 0.01).sum()
 
 
 def detached(name, *places):

@@ -658,6 +658,7 @@ def clouds(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
         around(0.5 * ring, [0, 2, 4], [0.1, 0.2, 0.1], 0.9),  # modes so near that one sample serves two
         around(ring, rare, [0.5] * 299 + [2.5], 0.3),
         around(ring, [1, 2, 6, 7, 7], [0.8, 0.85, 0.9, 0.95, 2.0], 2.0 / 3),
+        (torch.tensor([[0.0, 0.25], [3.0, 0.3]]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]), 0.25),  # on the border
     ]
 
 
@@ -676,13 +677,14 @@ def covered(distance: Tensor, radius: float) -> Tensor:
 MODES_COVERED = Exercise(
     reference=modes_covered,
     statement="Of the modes of a mixture, with centres (K, D), how many have at least one of the samples x (N, D) "
-    "within the distance radius? An integer.",
+    "within the distance radius, the border included? An integer.",
     nudge="A table of distances, samples by modes. Then two questions, one for each axis: which of them is asked with "
     "`any`, and which one is counted?",
     right="a collapsed generator included. A sample far from every mode covers none; how many samples are near one is "
     "another question, that of their quality.",
     inputs=clouds,
     wrong=[
+        (by_distance(lambda d, r: (d < r).any(0).sum()), "A sample at just the radius is left out: the border counts."),
         (
             by_distance(lambda d, r: len(d.argmin(1).unique())),
             "You count the modes that are nearest to some sample, however far away. A sample between the modes, or far "

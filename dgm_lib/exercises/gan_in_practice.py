@@ -670,7 +670,7 @@ def real_and_made(generator: Generator) -> list[tuple[Tensor, Tensor, int]]:
 
     twice = (
         torch.tensor([[0.0], [0.0], [3.0], [3.0], [3.0], [8.0]]),
-        torch.tensor([[0.5], [2.0], [4.0], [-4.0], [11.5]]),
+        torch.tensor([[0.5], [2.0], [4.0], [-4.0], [11.5], [0.0]]),  # the last one is a copy, in a ball of radius 0
     )
     line = torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([[-0.5], [1.75], [4.5], [12.0], [20.0]])
     return [
@@ -710,7 +710,7 @@ PRECISION = Exercise(
     reference=precision,
     statement="Improved precision: around each point of real (N, D) lies a ball that reaches to its k-th nearest other "
     "real point, k < N; equal points are others, at the distance 0. The share of the points of made (M, D) that lie in "
-    "at least one of the balls. A scalar from 0 to 1.",
+    "at least one of the balls, or on its border. A scalar from 0 to 1.",
     nudge="Two tables of distances: real to real for the radii, made to real for the question. Who is the nearest "
     "point of a real point, in the first table?",
     right="a collapsed set included: made in the middle of the data it is precise, and only recall, with real and made "
@@ -718,6 +718,11 @@ PRECISION = Exercise(
     inputs=real_and_made,
     wrong=[
         (lambda r, made, k: precision(made, r, k), "Real and made are exchanged: this is recall."),
+        (
+            by_balls(lambda d, radius, k: (d < radius).any(1).float().mean()),
+            "A point on the border of a ball is left out, and a copy of a real point that stands twice with it: it "
+            "counts.",
+        ),
         (
             lambda r, made, k: precision(r, made, k - 1),
             "Your balls are one neighbour too small: in the table of distances real to real, the nearest point of each "
