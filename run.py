@@ -209,7 +209,7 @@ def remedy(output: str) -> str:
 
 def course(names: list) -> int:
     """Executes the notebooks into a folder of their own, and says how to go on."""
-    code = call([str(PYTHON), "notebooks/execute.py", "--to", "notebooks/executed", *names])
+    code = call([str(PYTHON), "tools/execute.py", "--to", "notebooks/executed", *names])
     say("\nThe executed notebooks are in notebooks/executed. To read, change and run them: python run.py lab")
     return code
 
@@ -221,8 +221,8 @@ def lab(options: list) -> int:
 
 def store(names: list) -> int:
     """Executes notebooks in place, on the CPU, the reference device; then renews what README.md shows of them."""
-    code = call([str(PYTHON), "notebooks/execute.py", "--in-place", *names], DGM_DEVICE="cpu")
-    return call([str(PYTHON), "notebooks/showcase.py"]) or code
+    code = call([str(PYTHON), "tools/execute.py", "--in-place", *names], DGM_DEVICE="cpu")
+    return call([str(PYTHON), "tools/showcase.py"]) or code
 
 
 def bench(ids: list) -> int:
@@ -232,7 +232,7 @@ def bench(ids: list) -> int:
 
 def elsewhere(options: list) -> int:
     """Notebooks and tests as other machines would run them."""
-    return call([str(PYTHON), "-m", "notebooks.elsewhere", *options], DGM_DEVICE="cpu")
+    return call([str(PYTHON), "-m", "tools.elsewhere", *options], DGM_DEVICE="cpu")
 
 
 def test(options: list) -> int:

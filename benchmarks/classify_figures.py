@@ -18,13 +18,14 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
-from dgm_lib import datasets, metrics
-from dgm_lib.augmentation import masked, shifted
-from dgm_lib.calibration import expected_calibration_error, fit_temperature
-from dgm_lib.classify import BayesClassifier, ClassGaussians, Classifier, change_prior, per_class
+from dgm_lib import datasets
 from dgm_lib.datasets import Split
-from dgm_lib.features import Recipe, varied
-from dgm_lib.latent import GaussianMixture
+from dgm_lib.datasets.augmentation import masked, shifted
+from dgm_lib.measures import metrics
+from dgm_lib.measures.calibration import expected_calibration_error, fit_temperature
+from dgm_lib.measures.features import Recipe, varied
+from dgm_lib.models.classify import BayesClassifier, ClassGaussians, Classifier, change_prior, per_class
+from dgm_lib.models.latent import GaussianMixture
 from dgm_lib.train import Objective, fit
 
 THREADS, K = 1, 10

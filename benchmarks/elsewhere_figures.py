@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.harness import Measurement
-from notebooks import elsewhere
-from notebooks.execute import find
+from tools import elsewhere
+from tools.execute import find
 
 PLACES = ("sse-1", "usual-2", "avx2-1", "compatible-1", "sse-2", "usual-1", "avx2-2", "compatible-2")
 

@@ -13,14 +13,15 @@ from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
-from dgm_lib import datasets, metrics, plots, runtime
-from dgm_lib.baselines import NaiveBayes
+from dgm_lib import datasets, plots, runtime
 from dgm_lib.datasets import Data
-from dgm_lib.energy import EnergyModel, NoiseContrast, ReconstructionEnergy, denoising_score_matching
-from dgm_lib.latent import GaussianMixture
+from dgm_lib.measures import metrics
+from dgm_lib.measures.two_sample import frechet_distance
+from dgm_lib.models.baselines import NaiveBayes
+from dgm_lib.models.energy import EnergyModel, NoiseContrast, ReconstructionEnergy, denoising_score_matching
+from dgm_lib.models.latent import GaussianMixture
 from dgm_lib.nets import MLP, ConvEncoder
 from dgm_lib.train import Objective, averaged, fit
-from dgm_lib.two_sample import frechet_distance
 
 # ---- densities in the plane ----------------------------------------------------------------------------------------
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from benchmarks.harness import ROOT, Measurement
 
-FOLDER = ROOT / "dgm_lib" / "exercises"
+FOLDER = ROOT / "dgm_exercises"
 
 
 def measure(runs: int) -> Measurement:
     """All lines of the folder, once: they do not change between runs."""
-    lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in sorted(FOLDER.glob("*.py"))}
+    lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in sorted(FOLDER.rglob("*.py"))}
     return Measurement([sum(lines.values())] * runs, note=", ".join(f"{name} {n}" for name, n in lines.items()))

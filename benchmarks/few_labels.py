@@ -15,13 +15,14 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
-from dgm_lib import datasets, metrics
-from dgm_lib.augmentation import shifted
-from dgm_lib.classify import Classifier
+from dgm_lib import datasets
 from dgm_lib.datasets import Data, Split
+from dgm_lib.datasets.augmentation import shifted
+from dgm_lib.datasets.few_data import MixedBatches, few_labels
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.few_data import MixedBatches, few_labels
-from dgm_lib.semi_gan import SemiGAN
+from dgm_lib.measures import metrics
+from dgm_lib.models.classify import Classifier
+from dgm_lib.models.semi_gan import SemiGAN
 from dgm_lib.train import Objective, averaged, fit
 
 K, N_PER_CLASS, SHAPE = 10, 10, (1, 16, 16)

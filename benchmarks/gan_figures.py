@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from benchmarks.harness import Measurement
 from dgm_lib import datasets
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.gan import GAN, gradient_penalty, r1
+from dgm_lib.models.gan import GAN, gradient_penalty, r1
 from dgm_lib.nets import MLP
 from dgm_lib.train import Objective, averaged, fit
 

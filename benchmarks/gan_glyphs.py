@@ -20,16 +20,17 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.harness import Measurement
-from dgm_lib import datasets, features
+from dgm_lib import datasets
 from dgm_lib.datasets import Batches, Split
 from dgm_lib.datasets.published import DataError
 from dgm_lib.distributions import BernoulliPixels, StandardNormal
-from dgm_lib.features import Judge
-from dgm_lib.gan import GAN
+from dgm_lib.measures import features
+from dgm_lib.measures.features import Judge
+from dgm_lib.measures.two_sample import frechet_distance, precision_recall
+from dgm_lib.models.gan import GAN
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP, Labelled, ProjectionCritic
 from dgm_lib.train import History, Objective, averaged, fit
-from dgm_lib.two_sample import frechet_distance, precision_recall
-from dgm_lib.vae import VAE
 
 THREADS, SAMPLES = 1, 5000
 SHAPE, WIDTH, LATENTS, BATCH, RATE, DECAY = (1, 28, 28), 512, 32, 64, 1e-3, 0.995

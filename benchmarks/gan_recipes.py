@@ -13,12 +13,13 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.harness import Measurement
-from dgm_lib import datasets, features
+from dgm_lib import datasets
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.gan import GAN, HINGE, NON_SATURATING, WASSERSTEIN, gradient_penalty, r1
+from dgm_lib.measures import features
+from dgm_lib.measures.two_sample import frechet_distance, precision_recall
+from dgm_lib.models.gan import GAN, HINGE, NON_SATURATING, WASSERSTEIN, gradient_penalty, r1
 from dgm_lib.nets import DCCritic, DCGenerator, Labelled, ProjectionCritic, spectrally_normed
 from dgm_lib.train import Objective, averaged, fit
-from dgm_lib.two_sample import frechet_distance, precision_recall
 
 LETTERS, SHAPE, LATENTS, WIDTH, EPOCHS, THREADS = "ABC", (1, 28, 28), 32, 16, 4, 1
 WAYS = {

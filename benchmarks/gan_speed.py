@@ -34,7 +34,7 @@ from dgm_lib import datasets, runtime
 from dgm_lib.datasets import Split
 from dgm_lib.datasets.paths import cache_folder
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.gan import GAN
+from dgm_lib.models.gan import GAN
 from dgm_lib.nets import DCCritic, DCGenerator, frozen
 from dgm_lib.train import Objective, fit
 

@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from benchmarks.classify_figures import THREADS, K, beside, in_words, wrong
 from benchmarks.harness import Measurement
 from dgm_lib import datasets
-from dgm_lib.classify import Classifier
 from dgm_lib.datasets import Split
+from dgm_lib.models.classify import Classifier
 from dgm_lib.train import Objective, fit
 
 WIDTH, MASKS, SHORT, LONG = 32, 5, 100, 300

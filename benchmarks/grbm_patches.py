@@ -14,7 +14,7 @@ from benchmarks.harness import Measurement
 from dgm_lib import datasets
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.rbm import RBM, GaussianUnits
+from dgm_lib.models.rbm import RBM, GaussianUnits
 from dgm_lib.train import Objective, fit
 
 HIDDEN, RATE, BATCH, EPOCHS = 12, 1e-2, 250, 40

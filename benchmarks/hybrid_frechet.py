@@ -15,14 +15,15 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.harness import Measurement
-from dgm_lib import datasets, features
+from dgm_lib import datasets
 from dgm_lib.datasets import Data, Split
 from dgm_lib.distributions import NormalNoise, StandardNormal
+from dgm_lib.measures import features
+from dgm_lib.measures.two_sample import frechet_distance, precision_recall
+from dgm_lib.models.vae import VAE
+from dgm_lib.models.vae_gan import VAEGAN
 from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic
 from dgm_lib.train import Objective, averaged, fit
-from dgm_lib.two_sample import frechet_distance, precision_recall
-from dgm_lib.vae import VAE
-from dgm_lib.vae_gan import VAEGAN
 
 LETTERS, SHAPE, LATENTS, WIDTH, GAME, THREADS = "ABC", (1, 28, 28), 32, 256, 100.0, 1
 VAE_EPOCHS, EPOCHS = 20, 2

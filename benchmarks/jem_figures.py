@@ -21,14 +21,15 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
-from dgm_lib import datasets, metrics, runtime
-from dgm_lib.augmentation import shifted
-from dgm_lib.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood
+from dgm_lib import datasets, runtime
 from dgm_lib.datasets import Split
-from dgm_lib.energy import EnergyModel
-from dgm_lib.joint_energy import JointEnergyModel, LogitEnergy
+from dgm_lib.datasets.augmentation import shifted
+from dgm_lib.measures import metrics
+from dgm_lib.measures.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood
+from dgm_lib.measures.robustness import pgd
+from dgm_lib.models.energy import EnergyModel
+from dgm_lib.models.joint_energy import JointEnergyModel, LogitEnergy
 from dgm_lib.nets import ConvEncoder
-from dgm_lib.robustness import pgd
 from dgm_lib.train import History, Objective, averaged, fit
 
 SHAPE, K, THREADS = (1, 8, 8), 10, 1

@@ -23,8 +23,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, Sequ
 from benchmarks.harness import ROOT, Measurement
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.energy import EnergyModel
-from dgm_lib.gan import GAN
+from dgm_lib.models.energy import EnergyModel
+from dgm_lib.models.gan import GAN
 from dgm_lib.nets import MLP
 from dgm_lib.train import Objective, averaged, fit
 

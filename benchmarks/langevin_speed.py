@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Measurement, alternate
 from dgm_lib.datasets.paths import cache_folder
-from dgm_lib.energy import EnergyModel
+from dgm_lib.models.energy import EnergyModel
 
 VERSION = "0.8.9"
 BATCH, THREADS, STEP_SIZE = 128, 2, 1e-4

@@ -17,10 +17,10 @@ from benchmarks.harness import Measurement
 from dgm_lib import datasets, runtime
 from dgm_lib.datasets import Data
 from dgm_lib.distributions import NormalNoise, StandardNormal
-from dgm_lib.latent import PPCA
+from dgm_lib.models.latent import PPCA
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
 from dgm_lib.train import Objective, fit
-from dgm_lib.vae import VAE
 
 LATENTS, EPOCHS, BATCH, RATE = 8, 800, 100, 3e-2
 

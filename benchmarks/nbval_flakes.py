@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 from benchmarks.harness import ROOT, Measurement
-from notebooks.execute import find
 from run import NBVAL, TWO_WORKERS
+from tools.execute import find
 
 
 def failures(threads: int) -> int:

@@ -8,7 +8,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Measurement
-from notebooks.execute import execute, find, main
+from tools.execute import execute, find, main
 
 
 def seconds(name: str) -> float:

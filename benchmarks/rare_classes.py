@@ -23,15 +23,15 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from benchmarks.harness import Measurement
 from benchmarks.vae_practice import LEVELS, SIDE, pooled
 from dgm_lib import datasets
-from dgm_lib.augmentation import shifted
-from dgm_lib.classify import Classifier, change_prior, class_prior
+from dgm_lib.datasets.augmentation import shifted
 from dgm_lib.datasets.core import Split
+from dgm_lib.datasets.few_data import class_weights, imbalanced, oversample, smote
 from dgm_lib.distributions import StandardNormal, logistic_pixels
-from dgm_lib.few_data import class_weights, imbalanced, oversample, smote
-from dgm_lib.metrics import balanced_accuracy
+from dgm_lib.measures.metrics import balanced_accuracy
+from dgm_lib.models.classify import Classifier, change_prior, class_prior
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP, ConvEncoder, Labelled
 from dgm_lib.train import Objective, fit
-from dgm_lib.vae import VAE
 
 THREADS, CLASSES = 1, "0123456789"
 K, FREQUENT, RARE = len(CLASSES), 500, 10

@@ -15,7 +15,7 @@ from benchmarks.harness import Measurement
 from dgm_lib import datasets
 from dgm_lib.datasets import Split
 from dgm_lib.datasets.published import DataError
-from dgm_lib.rbm import RBM, BinaryUnits, every_state
+from dgm_lib.models.rbm import RBM, BinaryUnits, every_state
 from dgm_lib.train import Objective, averaged, fit
 
 # ---- AIS against enumeration ---------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch.optim import SGD
 from benchmarks.harness import Measurement, alternate
 from dgm_lib import datasets
 from dgm_lib.datasets import Split
-from dgm_lib.rbm import RBM, BinaryUnits
+from dgm_lib.models.rbm import RBM, BinaryUnits
 from dgm_lib.train import Objective, fit
 
 HIDDEN, BATCH, RATE, EPOCHS, THREADS = 500, 100, 0.01, 3, 2

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Measurement
 from benchmarks.vae_speed import download
-from dgm_lib import datasets, features
+from dgm_lib import datasets
 from dgm_lib.datasets.paths import cache_folder
-from dgm_lib.two_sample import frechet_distance
+from dgm_lib.measures import features
+from dgm_lib.measures.two_sample import frechet_distance
 
 VERSION = "1.9.0"  # of torchmetrics
 D = 64

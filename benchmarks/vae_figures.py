@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from benchmarks.rbm_accuracy import binarised_mnist
-from dgm_lib import datasets, metrics
+from dgm_lib import datasets
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import (
     MixturePrior,
@@ -23,9 +23,10 @@ from dgm_lib.distributions import (
     logistic_mixture_pixels,
     logistic_pixels,
 )
+from dgm_lib.measures import metrics
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
 from dgm_lib.train import EarlyStopping, Objective, averaged, fit
-from dgm_lib.vae import VAE
 
 THREADS = 2
 

@@ -14,13 +14,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from benchmarks.vae_figures import THREADS, digits_model
-from dgm_lib import datasets, metrics
+from dgm_lib import datasets
 from dgm_lib.datasets.core import Split
 from dgm_lib.distributions import StandardNormal, logistic_pixels
-from dgm_lib.latent import PPCA, GaussianMixture
+from dgm_lib.measures import metrics
+from dgm_lib.models.latent import PPCA, GaussianMixture
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP, Labelled
 from dgm_lib.train import Objective, fit
-from dgm_lib.vae import VAE
 
 # ---- rotation ------------------------------------------------------------------------------------------------------
 

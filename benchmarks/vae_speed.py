@@ -28,13 +28,13 @@ from torch.optim import Adam
 
 from benchmarks.harness import Measurement, alternate
 from benchmarks.rbm_speed import binary_glyphs
-from dgm_lib import metrics
 from dgm_lib.datasets import Split
 from dgm_lib.datasets.paths import cache_folder
 from dgm_lib.distributions import StandardNormal, bernoulli_pixels
+from dgm_lib.measures import metrics
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
 from dgm_lib.train import Objective, fit
-from dgm_lib.vae import VAE
 
 VERSION = "0.1.2"
 HIDDEN, LATENTS, BATCH, RATE, EPOCHS, THREADS = 400, 20, 128, 1e-3, 5, 2

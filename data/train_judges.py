@@ -15,7 +15,8 @@ from time import perf_counter
 
 import numpy as np
 
-from dgm_lib import datasets, features
+from dgm_lib import datasets
+from dgm_lib.measures import features
 
 FOLDER = Path(__file__).parent / "features"
 

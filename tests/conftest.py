@@ -34,8 +34,8 @@ def run_script() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def notebook_runner() -> ModuleType:
-    """notebooks/execute.py as a module."""
-    return load_script(ROOT / "notebooks" / "execute.py")
+    """tools/execute.py as a module."""
+    return load_script(ROOT / "tools" / "execute.py")
 
 
 def load_script(path: Path) -> ModuleType:

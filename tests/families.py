@@ -12,19 +12,19 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import NormalNoise, StandardNormal, logistic_pixels
-from dgm_lib.energy import EnergyModel, NoiseContrast
-from dgm_lib.gan import GAN, WASSERSTEIN, gradient_penalty
-from dgm_lib.joint_energy import JointEnergyModel, LogitEnergy
-from dgm_lib.joint_vae import JointVAE, Labels, Modality
-from dgm_lib.latent import PPCA, GaussianMixture
+from dgm_lib.models.energy import EnergyModel, NoiseContrast
+from dgm_lib.models.gan import GAN, WASSERSTEIN, gradient_penalty
+from dgm_lib.models.joint_energy import JointEnergyModel, LogitEnergy
+from dgm_lib.models.joint_vae import JointVAE, Labels, Modality
+from dgm_lib.models.latent import PPCA, GaussianMixture
+from dgm_lib.models.rbm import RBM, BinaryUnits
+from dgm_lib.models.semi_gan import SemiGAN
+from dgm_lib.models.semi_supervised import M2
+from dgm_lib.models.vae import VAE
+from dgm_lib.models.vae_gan import VAEGAN
+from dgm_lib.models.vq_vae import VQVAE
 from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic, ResidualNet
-from dgm_lib.rbm import RBM, BinaryUnits
-from dgm_lib.semi_gan import SemiGAN
-from dgm_lib.semi_supervised import M2
 from dgm_lib.train import Objective
-from dgm_lib.vae import VAE
-from dgm_lib.vae_gan import VAEGAN
-from dgm_lib.vq_vae import VQVAE
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgm_lib.augmentation import masked, shifted
+from dgm_lib.datasets.augmentation import masked, shifted
 
 
 def moved(image, down, right):

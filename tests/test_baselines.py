@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dgm_lib import datasets
-from dgm_lib.baselines import IndependentPixels, NaiveBayes, PixelChain
+from dgm_lib.models.baselines import IndependentPixels, NaiveBayes, PixelChain
 
 SHAPE, LEVELS, CLASSES = (1, 2, 3), 3, 2
 MODELS = ("independent pixels", "naive Bayes", "pixel chain")

@@ -29,9 +29,9 @@ from benchmarks import (
 from benchmarks.harness import MARKERS, Figure, Measurement
 from dgm_lib import datasets
 from dgm_lib.datasets.published import DataError
-from dgm_lib.energy import EnergyModel
-from dgm_lib.rbm import RBM, BinaryUnits
-from dgm_lib.results import between
+from dgm_lib.measures.results import between
+from dgm_lib.models.energy import EnergyModel
+from dgm_lib.models.rbm import RBM, BinaryUnits
 from dgm_lib.train import Objective, fit
 
 KEYS = {"id", "value", "unit", "goal", "holds", "spread", "seeds", "command", "device", "torch", "date"}

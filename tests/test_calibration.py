@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dgm_lib import calibration
+from dgm_lib.measures import calibration
 
 # p(0|x) of two classes; the class named is 0 where p > ½
 P = torch.tensor([0.95, 0.9, 0.75, 0.6, 0.45, 0.1], dtype=torch.float64)

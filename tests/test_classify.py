@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 from torch.nn.functional import one_hot
 
-from dgm_lib.classify import (
+from dgm_lib.models.classify import (
     BayesClassifier,
     ClassGaussians,
     Classifier,

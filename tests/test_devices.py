@@ -6,7 +6,10 @@ import pytest
 import torch
 from apple import Apple, gpu
 
-from dgm_lib import calibration, checks, classify, few_data, metrics, representations, samplers, two_sample
+from dgm_lib import checks, samplers
+from dgm_lib.datasets import few_data
+from dgm_lib.measures import calibration, metrics, representations, two_sample
+from dgm_lib.models import classify
 
 GENERATOR = torch.Generator().manual_seed(0)
 X, Y, TRACE = torch.randn(40, 3, generator=GENERATOR), torch.arange(40) % 3, torch.randn(60, 4, generator=GENERATOR)

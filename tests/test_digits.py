@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dgm_lib import datasets
-from dgm_lib.baselines import IndependentPixels, NaiveBayes, PixelChain
+from dgm_lib.models.baselines import IndependentPixels, NaiveBayes, PixelChain
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from notebooks import elsewhere
+from tools import elsewhere
 
 OTHER_STREAM = "seeds+1000"
 MATHEMATICS = "import torch\n\nx = torch.arange(300 * 300).view(300, 300).sin()\n"
@@ -157,7 +157,7 @@ def test_the_tests_run_in_the_arithmetic_and_with_the_seeds_that_they_set(monkey
     [(["--in", "mars"], "no place 'mars'"), (["--in", "usual-1", "99"], "'99' names 0 notebooks")],
 )
 def test_a_place_or_notebook_that_is_not_there_is_one_sentence(arguments, words):
-    command = [sys.executable, "-m", "notebooks.elsewhere", *arguments]
+    command = [sys.executable, "-m", "tools.elsewhere", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert words in done.stderr

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.distributions import MixtureSameFamily, Normal
 
-from dgm_lib import energy
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.energy import EnergyModel, NoiseContrast
-from dgm_lib.latent import GaussianMixture
+from dgm_lib.models import energy
+from dgm_lib.models.energy import EnergyModel, NoiseContrast
+from dgm_lib.models.latent import GaussianMixture
 from dgm_lib.nets import MLP, ConvEncoder
 from dgm_lib.samplers import independent_metropolis
 from dgm_lib.train import Objective, fit

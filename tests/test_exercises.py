@@ -24,10 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 
-from dgm_lib import exercises, runtime
-from dgm_lib.exercises import Exercise, attempt, check, engine, find, hint, judge, solution
-from dgm_lib.exercises.gradients import with_gradients
-from dgm_lib.exercises.values import as_tensor, show, show_pair
+import dgm_exercises as exercises
+from dgm_exercises import Exercise, check, engine, find, hint, judge, solution
+from dgm_exercises.engine import attempt
+from dgm_exercises.engine.gradients import with_gradients
+from dgm_exercises.engine.values import as_tensor, show, show_pair
+from dgm_lib import runtime
 
 ALL = [exercise for notebook in exercises.NOTEBOOKS for exercise in notebook.EXERCISES]
 FUNCTIONS = [exercise for exercise in ALL if exercise.inputs]
@@ -1459,7 +1461,7 @@ torch.set_default_device("meta")
 torch.set_default_dtype(torch.float64)
 torch.set_grad_enabled(False)
 torch.manual_seed(3)
-from dgm_lib.exercises import NOTEBOOKS, engine, hint, solution
+from dgm_exercises import NOTEBOOKS, engine, hint, solution
 for exercise in (exercise for notebook in NOTEBOOKS for exercise in notebook.EXERCISES):
     right = engine.judge(exercise, exercise.reference if exercise.inputs else exercise.reference())
     assert right.status == "right", right.message

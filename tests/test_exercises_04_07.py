@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
+from dgm_exercises import adversarial_learning, find, gan_in_practice, judge, latent_variables, vae_in_practice
 from dgm_lib import distributions
-from dgm_lib.exercises import adversarial_learning, find, gan_in_practice, judge, latent_variables, vae_in_practice
 
 ALL = [
     exercise

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, MultivariateNormal, Normal
 
-from dgm_lib import calibration, metrics
-from dgm_lib.classify import ClassGaussians, change_prior
-from dgm_lib.exercises import find, generative_classifiers, judge
-from dgm_lib.exercises import your_classifier_is_an_energy_model as joint_energy
+from dgm_exercises import find, generative_classifiers, judge
+from dgm_exercises import your_classifier_is_an_energy_model as joint_energy
+from dgm_lib.measures import calibration, metrics
+from dgm_lib.models.classify import ClassGaussians, change_prior
 
 ALL = generative_classifiers.EXERCISES + joint_energy.EXERCISES
 

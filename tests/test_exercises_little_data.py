@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
-from dgm_lib import few_data
-from dgm_lib.exercises import find, judge, learning_from_little_data
-from dgm_lib.joint_vae import product_of_normals
+from dgm_exercises import find, judge, learning_from_little_data
+from dgm_lib.datasets import few_data
+from dgm_lib.models.joint_vae import product_of_normals
 
 # ---- right answers -------------------------------------------------------------------------------------------------
 

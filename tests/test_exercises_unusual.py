@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
-from dgm_lib.exercises import find, judge
+from dgm_exercises import find, judge
 
 
 def plain(message):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Independent, Normal
 
-from dgm_lib.exercises import find, judge, vae_gan
+from dgm_exercises import find, judge, vae_gan
 
 
 def plain(message: str) -> str:

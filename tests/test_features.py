@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from dgm_lib import datasets, features, metrics
+from dgm_lib import datasets
 from dgm_lib.datasets import Data, paths
 from dgm_lib.datasets.formats import DataError
-from dgm_lib.features import Judge, Recipe
-from dgm_lib.two_sample import control, frechet_distance, precision_recall
+from dgm_lib.measures import features, metrics
+from dgm_lib.measures.features import Judge, Recipe
+from dgm_lib.measures.two_sample import control, frechet_distance, precision_recall
 
 QUICK = Recipe(epochs=1, width=2, n_features=5)
 NAMES = tuple(features.SHIPPED)

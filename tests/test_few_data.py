@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from dgm_lib import few_data
-from dgm_lib.few_data import (
+from dgm_lib.datasets import few_data
+from dgm_lib.datasets.few_data import (
     MixedBatches,
     class_weights,
     distillation,

@@ -17,7 +17,7 @@ from torch.distributions import Normal
 from dgm_lib import datasets
 from dgm_lib.datasets import Split, published
 from dgm_lib.distributions import MixturePrior, StandardNormal
-from dgm_lib.gan import (
+from dgm_lib.models.gan import (
     GAN,
     HINGE,
     LEAST_SQUARES,

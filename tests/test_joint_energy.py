@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from dgm_lib import metrics
 from dgm_lib.datasets import Split
-from dgm_lib.energy import EnergyModel
-from dgm_lib.joint_energy import JointEnergyModel, LogitEnergy
+from dgm_lib.measures import metrics
+from dgm_lib.models.energy import EnergyModel
+from dgm_lib.models.joint_energy import JointEnergyModel, LogitEnergy
 from dgm_lib.nets import MLP
 from dgm_lib.train import DivergenceError, Objective, fit
 

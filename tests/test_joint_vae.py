@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import MixturePrior, NormalNoise, StandardNormal, logistic_pixels
-from dgm_lib.joint_vae import JointVAE, Labels, Modality, product_of_normals
+from dgm_lib.models.joint_vae import JointVAE, Labels, Modality, product_of_normals
 from dgm_lib.nets import MLP
 from dgm_lib.train import Objective, fit
 

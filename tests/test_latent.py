@@ -12,9 +12,9 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from dgm_lib import datasets
-from dgm_lib.baselines import IndependentPixels, NaiveBayes
-from dgm_lib.em import em
-from dgm_lib.latent import (
+from dgm_lib.models.baselines import IndependentPixels, NaiveBayes
+from dgm_lib.models.em import em
+from dgm_lib.models.latent import (
     PPCA,
     CategoricalMixture,
     GaussianMixture,

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from dgm_lib import metrics, neighbours, plots
+from dgm_lib import neighbours, plots
 from dgm_lib.checks import named
 from dgm_lib.datasets import Split
+from dgm_lib.measures import metrics
 
 
 def ramp(n=10):

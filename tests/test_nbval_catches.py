@@ -23,13 +23,13 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ("00_start_here.ipynb", "datasets/core.py", "(levels - 1)", "(levels + 1)"),
     (
         "01_what_is_a_generative_model.ipynb",
-        "baselines.py",
+        "models/baselines.py",
         "return self.log_prior + log_prob_by_class",
         "return self.log_prior - log_prob_by_class",
     ),
     (
         "02_boltzmann_machines.ipynb",
-        "rbm.py",
+        "models/rbm.py",
         "return self.visible.base_energy(v) - v @ self.visible_bias - softplus(field).sum(1)",
         "return self.visible.base_energy(v) - v @ self.visible_bias - field.sum(1)",
     ),
@@ -39,27 +39,32 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "x.add_(uphill, alpha=step_size)",
         "x.add_(uphill, alpha=0.5 * step_size)",
     ),
-    ("04_latent_variables.ipynb", "latent.py", "/ (x.shape[1] - n_latents)", "/ x.shape[1]"),
-    ("04_latent_variables.ipynb", "vae.py", "z = q.rsample()", "z = q.sample()"),
-    ("05_vae_in_practice.ipynb", "vae.py", "(self.beta * kl - reconstruction).mean()", "(kl - reconstruction).mean()"),
-    ("06_adversarial_learning.ipynb", "gan.py", "dim=1) - 1).square()", "dim=1) - 2).square()"),
+    ("04_latent_variables.ipynb", "models/latent.py", "/ (x.shape[1] - n_latents)", "/ x.shape[1]"),
+    ("04_latent_variables.ipynb", "models/vae.py", "z = q.rsample()", "z = q.sample()"),
+    (
+        "05_vae_in_practice.ipynb",
+        "models/vae.py",
+        "(self.beta * kl - reconstruction).mean()",
+        "(kl - reconstruction).mean()",
+    ),
+    ("06_adversarial_learning.ipynb", "models/gan.py", "dim=1) - 1).square()", "dim=1) - 2).square()"),
     (
         "07_gan_in_practice.ipynb",
         "checks.py",
         "{high if first <= low else low:g}",
         "{low if first <= low else high:g}",
     ),
-    ("08_vae_gan.ipynb", "vae_gan.py", "self.game_weight * game).mean()", "0 * game).mean()"),
+    ("08_vae_gan.ipynb", "models/vae_gan.py", "self.game_weight * game).mean()", "0 * game).mean()"),
     (
         "09_generative_classifiers.ipynb",
-        "classify.py",
+        "models/classify.py",
         "for c in range(self.n_classes)], 1) + self.prior.log()",
         "for c in range(self.n_classes)], 1)",
     ),
-    ("10_learning_from_little_data.ipynb", "joint_vae.py", "mu).sum(0), -log_total)", "mu).sum(0), log_total)"),
+    ("10_learning_from_little_data.ipynb", "models/joint_vae.py", "mu).sum(0), -log_total)", "mu).sum(0), log_total)"),
     (
         "11_your_classifier_is_an_energy_model.ipynb",
-        "joint_energy.py",
+        "models/joint_energy.py",
         "steps=steps, energy=partial(self.energy, y=y))",
         "steps=steps)",
     ),
@@ -88,7 +93,9 @@ def small_notebook(notebook_runner: ModuleType, tmp_path_factory: pytest.TempPat
 def library(tmp_path: Path) -> Path:
     """A copy of the library and of its data, to be broken at will."""
     shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
-    return shutil.copytree(ROOT / "dgm_lib", tmp_path / "dgm_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("dgm_exercises", "dgm_lib"):
+        copy = shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
 
 
 def nbval(run_script: ModuleType, notebook: Path, library: Path) -> subprocess.CompletedProcess:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgm_lib import few_data, latent, metrics, neighbours, representations, two_sample
+from dgm_lib import neighbours
+from dgm_lib.datasets import few_data
+from dgm_lib.measures import metrics, representations, two_sample
+from dgm_lib.models import latent
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

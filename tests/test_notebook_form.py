@@ -17,9 +17,9 @@ from conftest import ROOT
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dgm_lib.exercises.engine import MARKS
-from notebooks.elsewhere import SANITIZER, compared_lines, sanitized, shown_texts
-from notebooks.elsewhere import is_compared as nbval_looks_at
+from dgm_exercises.engine import MARKS
+from tools.elsewhere import SANITIZER, compared_lines, sanitized, shown_texts
+from tools.elsewhere import is_compared as nbval_looks_at
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -10,8 +10,8 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from dgm_lib import datasets
-from dgm_lib.baselines import IndependentPixels, NaiveBayes
 from dgm_lib.datasets import dequantize
+from dgm_lib.models.baselines import IndependentPixels, NaiveBayes
 
 
 def close(actual, expected, **tolerances):

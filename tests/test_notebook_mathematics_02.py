@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from dgm_lib.baselines import NaiveBayes
-from dgm_lib.latent import CategoricalMixture
-from dgm_lib.rbm import RBM, BinaryUnits
+from dgm_lib.models.baselines import NaiveBayes
+from dgm_lib.models.latent import CategoricalMixture
+from dgm_lib.models.rbm import RBM, BinaryUnits
 
 
 def close(actual, expected, **tolerances):

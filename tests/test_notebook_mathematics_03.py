@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from dgm_lib import metrics, plots
+from dgm_lib import plots
+from dgm_lib.measures import metrics
 
 
 def close(actual, expected, **tolerances):

@@ -13,9 +13,9 @@ from torch.distributions.kl import kl_divergence
 
 from dgm_lib.datasets import dequantize
 from dgm_lib.distributions import CategoricalPixels, StandardNormal
-from dgm_lib.latent import PPCA
+from dgm_lib.models.latent import PPCA
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
-from dgm_lib.vae import VAE
 
 
 def close(actual, expected, **tolerances):

@@ -18,9 +18,9 @@ from dgm_lib.distributions import (
     logistic_mixture_pixels,
     logistic_pixels,
 )
-from dgm_lib.latent import PPCA
+from dgm_lib.models.latent import PPCA
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
-from dgm_lib.vae import VAE
 
 
 def close(actual, expected, **tolerances):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from dgm_lib.measures.two_sample import frechet_distance, precision_recall
 from dgm_lib.nets import ProjectionCritic
-from dgm_lib.two_sample import frechet_distance, precision_recall
 
 
 def close(actual, expected, **tolerances):

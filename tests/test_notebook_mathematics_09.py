@@ -10,11 +10,11 @@ import torch
 from torch.distributions import MultivariateNormal
 from torch.nn.functional import logsigmoid
 
-from dgm_lib.baselines import NaiveBayes
-from dgm_lib.calibration import expected_calibration_error, fit_temperature
-from dgm_lib.classify import BayesClassifier, ClassGaussians, change_prior, estimate_prior
-from dgm_lib.latent import GaussianMixture
-from dgm_lib.rbm import RBM, GaussianUnits
+from dgm_lib.measures.calibration import expected_calibration_error, fit_temperature
+from dgm_lib.models.baselines import NaiveBayes
+from dgm_lib.models.classify import BayesClassifier, ClassGaussians, change_prior, estimate_prior
+from dgm_lib.models.latent import GaussianMixture
+from dgm_lib.models.rbm import RBM, GaussianUnits
 
 
 def close(actual, expected, **tolerances):

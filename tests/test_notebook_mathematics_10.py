@@ -11,12 +11,12 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn.functional import cross_entropy, one_hot
 
+from dgm_lib.datasets.few_data import class_weights, distillation
 from dgm_lib.distributions import NormalNoise, StandardNormal
-from dgm_lib.few_data import class_weights, distillation
-from dgm_lib.joint_vae import product_of_normals
+from dgm_lib.models.joint_vae import product_of_normals
+from dgm_lib.models.semi_supervised import M2
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import Labelled
-from dgm_lib.semi_supervised import M2
-from dgm_lib.vae import VAE
 
 
 def close(actual, expected, **tolerances):

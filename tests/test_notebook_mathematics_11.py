@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from dgm_lib.measures.robustness import margin_and_gradient, pgd
 from dgm_lib.nets import MLP
-from dgm_lib.robustness import margin_and_gradient, pgd
 
 
 def close(actual, expected, **tolerances):

@@ -13,16 +13,17 @@ import torch
 from families import FAMILIES, build
 from torch import Tensor, nn
 
-from dgm_lib import checks, energy, gan
+from dgm_lib import checks
 from dgm_lib.distributions import MixturePrior, NormalNoise, StandardNormal
-from dgm_lib.energy import EnergyModel, NoiseContrast, ReconstructionEnergy
-from dgm_lib.gan import GAN, gradient_penalty, r1
-from dgm_lib.joint_energy import JointEnergyModel, LogitEnergy
+from dgm_lib.models import energy, gan
+from dgm_lib.models.energy import EnergyModel, NoiseContrast, ReconstructionEnergy
+from dgm_lib.models.gan import GAN, gradient_penalty, r1
+from dgm_lib.models.joint_energy import JointEnergyModel, LogitEnergy
+from dgm_lib.models.rbm import RBM, BinaryUnits, GaussianUnits
+from dgm_lib.models.vae import VAE, VampPrior
+from dgm_lib.models.vq_vae import VQVAE
 from dgm_lib.nets import MLP
-from dgm_lib.rbm import RBM, BinaryUnits, GaussianUnits
 from dgm_lib.samplers import block_gibbs, gibbs, independent_metropolis, langevin, mala, score_of
-from dgm_lib.vae import VAE, VampPrior
-from dgm_lib.vq_vae import VQVAE
 
 # Families whose networks are torch's own and get nothing of the library's in between, and those of other files.
 OTHERS = ("softmax classifier", "residual classifier", "mixture of Gaussians", "probabilistic PCA", "two players")

@@ -11,9 +11,9 @@ from sklearn.neural_network import BernoulliRBM
 from torch.optim import SGD
 
 from benchmarks.rbm_speed import copied
-from dgm_lib import rbm
 from dgm_lib.datasets import Split
-from dgm_lib.rbm import RBM, BinaryUnits, GaussianUnits, LogZ, bits, log_mean
+from dgm_lib.models import rbm
+from dgm_lib.models.rbm import RBM, BinaryUnits, GaussianUnits, LogZ, bits, log_mean
 from dgm_lib.train import Objective, fit
 
 D, H = 4, 3

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from dgm_lib import datasets, representations
+from dgm_lib import datasets
 from dgm_lib.distributions import StandardNormal
+from dgm_lib.measures import representations
 
 
 def normal_quantiles(n):

@@ -9,14 +9,14 @@ import pytest
 from conftest import ROOT, load_script
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dgm_lib import results
+from dgm_lib.measures import results
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
 def showcase():
-    return load_script(ROOT / "notebooks" / "showcase.py")
+    return load_script(ROOT / "tools" / "showcase.py")
 
 
 # ---- recording -----------------------------------------------------------------------------------------------------

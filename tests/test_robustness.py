@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgm_lib.robustness import margin, pgd, robustness_curve
+from dgm_lib.measures.robustness import margin, pgd, robustness_curve
 
 RADIUS = 0.1
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dgm_lib import results
+from dgm_lib.measures import results
 
 SOURCE = (ROOT / "run.py").read_text(encoding="utf-8")
 
@@ -290,7 +290,7 @@ def called(run, monkeypatch):
 
 def test_course_ends_by_saying_where_to_look(run, called, capsys):
     assert run.course(["01"]) == 0
-    assert called[0][0] == ["notebooks/execute.py", "--to", "notebooks/executed", "01"]
+    assert called[0][0] == ["tools/execute.py", "--to", "notebooks/executed", "01"]
     assert "in notebooks/executed." in capsys.readouterr().out
 
 
@@ -302,8 +302,8 @@ def test_lab_opens_in_the_notebooks_folder_with_the_options(run, called):
 def test_store_executes_in_place_on_the_reference_device_and_renews_the_readme(run, called):
     run.store(["00"])
     assert called == [
-        (["notebooks/execute.py", "--in-place", "00"], (), {"DGM_DEVICE": "cpu"}),
-        (["notebooks/showcase.py"], (), {}),
+        (["tools/execute.py", "--in-place", "00"], (), {"DGM_DEVICE": "cpu"}),
+        (["tools/showcase.py"], (), {}),
     ]
 
 
@@ -473,7 +473,7 @@ def test_a_course_goes_on_after_a_failing_notebook_and_says_which_cell(stored, n
 def test_what_a_notebook_records_is_kept_beside_it_in_the_place_of_what_it_had_recorded(notebook_runner, tmp_path):
     path = tmp_path / "01_a.ipynb"
     results.write(tmp_path / "results.json", {"00": {"a": {"nats": 1}}, "01": {"gone": {"nats": 2}}})
-    source = 'from dgm_lib import results\n\nresults.record("01", {"b": {"nats": 3.0}})'
+    source = 'from dgm_lib.measures import results\n\nresults.record("01", {"b": {"nats": 3.0}})'
     nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
     assert notebook_runner.main(["--in-place", str(path)]) == 0
     assert results.read(tmp_path / "results.json") == {"00": {"a": {"nats": 1}}, "01": {"b": {"nats": 3}}}
@@ -488,7 +488,7 @@ def test_a_course_runs_two_notebooks_at_a_time_and_reports_them_in_order(
     monkeypatch.setattr(notebook_runner.os, "cpu_count", lambda: 2)
     for name, other in (("01", "02"), ("02", "01")):
         source = (
-            "import time\nfrom pathlib import Path\n\nfrom dgm_lib.results import record\n\n"
+            "import time\nfrom pathlib import Path\n\nfrom dgm_lib.measures.results import record\n\n"
             f"Path({str(tmp_path / name)!r}).touch()\n"
             f"while not Path({str(tmp_path / other)!r}).exists():\n    time.sleep(0.05)\n"
             f"record({name!r}, {{'model': {{'nats': 1.0}}}})"

@@ -328,9 +328,7 @@ LEFT = """
 """
 
 
-@pytest.mark.parametrize(
-    ("end", "aborts"), [("", False), ("raise ValueError", False), ("import os; os.abort()", True)]
-)
+@pytest.mark.parametrize(("end", "aborts"), [("", False), ("raise ValueError", False), ("import os; os.abort()", True)])
 def test_a_process_leaves_its_group_however_it_ends(tmp_path, end, aborts):
     """A thread of the group that outlives the interpreter aborts the process: exit code −6.
 

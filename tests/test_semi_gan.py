@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from dgm_lib.datasets.few_data import MixedBatches
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.few_data import MixedBatches
+from dgm_lib.models.semi_gan import SemiGAN
 from dgm_lib.nets import MLP
-from dgm_lib.semi_gan import SemiGAN
 from dgm_lib.train import Objective, fit
 
 D, F, K = 3, 5, 4

@@ -11,10 +11,10 @@ from torch.distributions import MultivariateNormal
 from torch.nn.functional import cross_entropy
 
 from dgm_lib.distributions import MixturePrior, NormalNoise, StandardNormal, logistic_pixels
+from dgm_lib.models.semi_supervised import M2, OnLatents
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP, Labelled
-from dgm_lib.semi_supervised import M2, OnLatents
 from dgm_lib.train import Objective, fit
-from dgm_lib.vae import VAE
 
 SIGMA, FEATURES, LATENTS, CLASSES = 0.7, 4, 2, 3
 PRIOR = torch.tensor([0.5, 0.3, 0.2]).double()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dgm_lib import datasets
-from dgm_lib.sequences import HiddenMarkovModel, MarkovChain, log_matmul
+from dgm_lib.models.sequences import HiddenMarkovModel, MarkovChain, log_matmul
 
 V = 3  # the end, and two letters
 

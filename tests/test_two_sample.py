@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dgm_lib import neighbours, two_sample
-from dgm_lib.two_sample import (
+from dgm_lib import neighbours
+from dgm_lib.measures import two_sample
+from dgm_lib.measures.two_sample import (
     by_hyperplane,
     by_neighbours,
     control,

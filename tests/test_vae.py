@@ -11,7 +11,6 @@ from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.distributions.kl import kl_divergence
 
-from dgm_lib import vae as vae_module
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import (
     MixturePrior,
@@ -22,9 +21,10 @@ from dgm_lib.distributions import (
     diagonal_normal,
     logistic_pixels,
 )
+from dgm_lib.models import vae as vae_module
+from dgm_lib.models.vae import VAE, DeepPrior, VampPrior, split_draws
 from dgm_lib.nets import MLP, ConvDecoder, ConvEncoder, Labelled
 from dgm_lib.train import Objective, fit
-from dgm_lib.vae import VAE, DeepPrior, VampPrior, split_draws
 
 SIGMA = 0.7
 

@@ -13,11 +13,11 @@ from torch.nn.functional import softplus
 
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import MixturePrior, NormalNoise, StandardNormal, bernoulli_pixels, logistic_pixels
-from dgm_lib.gan import HINGE, LEAST_SQUARES, NON_SATURATING, WASSERSTEIN, gradient_penalty, r1
+from dgm_lib.models.gan import HINGE, LEAST_SQUARES, NON_SATURATING, WASSERSTEIN, gradient_penalty, r1
+from dgm_lib.models.vae import VAE
+from dgm_lib.models.vae_gan import VAEGAN
 from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic
 from dgm_lib.train import Objective, averaged, fit
-from dgm_lib.vae import VAE
-from dgm_lib.vae_gan import VAEGAN
 
 
 def close(actual, expected, **tolerances):

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dgm_lib import checks
-from dgm_lib.gan import NON_SATURATING, Game, Kept, Penalty
+from dgm_lib.models.gan import NON_SATURATING, Game, Kept, Penalty
+from dgm_lib.models.vae import VAE
 from dgm_lib.nets import explained, frozen, given, on_trial, one_number
-from dgm_lib.vae import VAE
 
 Made = tuple[Distribution, Tensor, Tensor]  # p(x|z), its mean x̂, and as many samples x̃: each (B, *shape)
 

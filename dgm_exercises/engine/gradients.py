@@ -8,8 +8,8 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from dgm_lib.exercises.attempt import Refused
-from dgm_lib.exercises.values import as_tensor
+from dgm_exercises.engine.attempt import Refused
+from dgm_exercises.engine.values import as_tensor
 
 OWN_BACKWARD = (
     "the value is right, but your function calls `backward()` itself. Training does that once more, and then the graph "

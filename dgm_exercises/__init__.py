@@ -10,7 +10,7 @@ import inspect
 import textwrap
 from difflib import get_close_matches
 
-from dgm_lib.exercises import (
+from dgm_exercises import (
     adversarial_learning,
     boltzmann_machines,
     deep_energy_models,
@@ -25,7 +25,7 @@ from dgm_lib.exercises import (
     what_is_a_generative_model,
     your_classifier_is_an_energy_model,
 )
-from dgm_lib.exercises.engine import Exercise, Verdict
+from dgm_exercises.engine import Exercise, Verdict
 
 __all__ = ["NOTEBOOKS", "Exercise", "Verdict", "check", "find", "hint", "judge", "solution"]
 

@@ -13,7 +13,7 @@ FIXED = (
     "dgm_lib.datasets.toy2d",
     "dgm_lib.datasets.glyphs",
     "dgm_lib.datasets.patches",
-    "dgm_lib.exercises",
+    "dgm_exercises",
 )
 
 
@@ -25,9 +25,7 @@ def shift_seeds() -> None:
     class Generator(torch.Generator):
         def manual_seed(self, seed):
             caller = sys._getframe(1).f_globals.get("__name__", "")
-            return super().manual_seed(
-                seed if caller.startswith(FIXED) else seed + SHIFT
-            )
+            return super().manual_seed(seed if caller.startswith(FIXED) else seed + SHIFT)
 
     torch.Generator = Generator
     torch.manual_seed = torch.random.manual_seed = lambda seed: seed_all(seed + SHIFT)

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dgm_lib.exercises.values import close
+from dgm_exercises.engine.values import close
 
 FLOAT32 = 1e-6  # relative: what a few operations lose
 LARGE = 4.0  # nats: −log of a probability that a small constant may hide

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from dgm_lib.exercises.engine import Exercise
+from dgm_exercises.engine import Exercise
 
 # ---- boltzmann_probabilities ---------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from dgm_lib.exercises.engine import Exercise
+from dgm_exercises.engine import Exercise
 
 # ---- kl_divergence -------------------------------------------------------------------------------------------------
 

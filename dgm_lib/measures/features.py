@@ -22,9 +22,10 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from dgm_lib import checks, datasets, metrics, runtime
+from dgm_lib import checks, datasets, runtime
 from dgm_lib.datasets import Data, cache, paths
 from dgm_lib.datasets.formats import DataError
+from dgm_lib.measures import metrics
 from dgm_lib.nets import ConvEncoder
 from dgm_lib.train import Objective, fit
 

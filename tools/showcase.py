@@ -1,6 +1,6 @@
 """What README.md shows of the stored notebooks: a picture of each, and the ruler.
 
-python notebooks/showcase.py   makes both anew, of what is stored
+python tools/showcase.py   makes both anew, of what is stored
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from dgm_lib import results
+from dgm_lib.measures import results
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PICTURES = FOLDER / "pictures"
 RESULTS = FOLDER / "results.json"
 README = FOLDER.parent / "README.md"

@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import conv2d, softplus
 
-from dgm_lib.exercises.adversarial_learning import LinearCritic, Network
-from dgm_lib.exercises.engine import Exercise
+from dgm_exercises.adversarial_learning import LinearCritic, Network
+from dgm_exercises.engine import Exercise
 
 # ---- best_reconstruction -------------------------------------------------------------------------------------------
 

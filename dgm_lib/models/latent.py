@@ -20,8 +20,8 @@ from torch.nn.functional import one_hot, pad
 
 from dgm_lib import checks
 from dgm_lib.distributions import CategoricalPixels, StandardNormal, drawn, log_prob_by_class, posterior_of, to_levels
-from dgm_lib.em import em
 from dgm_lib.gaussians import covariance_of, of_known
+from dgm_lib.models.em import em
 from dgm_lib.neighbours import distances
 
 # ---- probabilistic PCA ---------------------------------------------------------------------------------------------

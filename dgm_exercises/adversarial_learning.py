@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from dgm_lib.exercises.engine import Exercise
+from dgm_exercises.engine import Exercise
 
 # ---- networks that are their own weight ----------------------------------------------------------------------------
 

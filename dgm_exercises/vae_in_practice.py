@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cosine_similarity, normalize, one_hot
 
-from dgm_lib.exercises.engine import Exercise
+from dgm_exercises.engine import Exercise
 
 # ---- level_probability ---------------------------------------------------------------------------------------------
 

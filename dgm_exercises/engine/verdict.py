@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from dgm_lib.exercises.attempt import NOT_ATTEMPTED, Answer, Refused, call, call_again, pinned, quiet
-from dgm_lib.exercises.detectors import Comparison, Finding, detect
-from dgm_lib.exercises.gradients import with_gradients
-from dgm_lib.exercises.values import as_tensor, close, show_arguments, show_pair, sixteen_bit
+from dgm_exercises.engine.attempt import NOT_ATTEMPTED, Answer, Refused, call, call_again, pinned, quiet
+from dgm_exercises.engine.detectors import Comparison, Finding, detect
+from dgm_exercises.engine.gradients import with_gradients
+from dgm_exercises.engine.values import as_tensor, close, show_arguments, show_pair, sixteen_bit
 
 SEED = 0
 OF_GRADIENTS = 1e-3  # relative: what float32 keeps of a gradient, by whichever of the formulas

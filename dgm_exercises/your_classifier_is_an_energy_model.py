@@ -9,9 +9,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.exercises.adversarial_learning import Network
-from dgm_lib.exercises.engine import Exercise
-from dgm_lib.exercises.generative_classifiers import BATCH_MAX, NOT_THE_LARGEST
+from dgm_exercises.adversarial_learning import Network
+from dgm_exercises.engine import Exercise
+from dgm_exercises.generative_classifiers import BATCH_MAX, NOT_THE_LARGEST
 
 
 class CurvedLogits(Network):

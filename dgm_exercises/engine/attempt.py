@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgm_lib.exercises.values import as_tensor
+from dgm_exercises.engine.values import as_tensor
 
 LONGEST_MESSAGE = 180  # characters of an exception's own message; torch can write pages
 LONGEST_LINE = 60  # characters of the line of code that raised it

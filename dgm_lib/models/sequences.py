@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from dgm_lib import checks
 from dgm_lib.distributions import drawn
-from dgm_lib.em import em
+from dgm_lib.models.em import em
 
 LONGEST = 10_000  # symbols: a sampled word that is still longer has no end
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dgm_lib import checks
-from dgm_lib.energy import EnergyModel
+from dgm_lib.models.energy import EnergyModel
 from dgm_lib.nets import one_logit_a_class
 from dgm_lib.samplers import ChainError
 

@@ -1,6 +1,6 @@
 """Is what is true here true elsewhere? Runs the course as other machines would.
 
-    python -m notebooks.elsewhere [--in PLACE ...] [--tests] [NAME ...]
+    python -m tools.elsewhere [--in PLACE ...] [--tests] [NAME ...]
 
 A place is an arithmetic with a number of threads, such as sse-2, or a shift of all
 seeds, such as seeds+1000; without --in: all of them. In each, the notebooks named (all
@@ -26,7 +26,8 @@ from typing import NamedTuple
 import nbformat
 from nbformat import NotebookNode
 from nbval.plugin import find_comment_markers, find_metadata_tags, get_sanitize_patterns
-from notebooks import execute
+
+from tools import execute
 
 ROOT = execute.FOLDER.parent
 SANITIZER = ROOT / "tests" / "nbval_sanitize.cfg"
@@ -75,7 +76,7 @@ def places() -> dict[str, dict[str, str]]:
 
 def shifted(shift: int) -> dict[str, str]:
     """The environment in which all seeds are shifted."""
-    folders = [str(execute.FOLDER / "shifted"), os.environ.get("PYTHONPATH", "")]
+    folders = [str(ROOT / "tools" / "shifted"), os.environ.get("PYTHONPATH", "")]
     return {
         "DGM_SHIFT": str(shift),
         "PYTHONPATH": os.pathsep.join(filter(None, folders)),
@@ -91,9 +92,7 @@ def environment_of(place: str) -> dict[str, str]:
     known, joined = places(), {}
     for name in place.split(","):
         if name not in known:
-            raise ValueError(
-                f"there is no place {name!r}; there are: {', '.join(known)}"
-            )
+            raise ValueError(f"there is no place {name!r}; there are: {', '.join(known)}")
         joined |= known[name]
     return joined
 
@@ -107,9 +106,7 @@ def moved(stored: NotebookNode, found: NotebookNode) -> Iterator[Moved]:
         if not is_compared(before):
             continue
         old, new = compared_lines(before), compared_lines(after)
-        for tag, a, b, c, d in SequenceMatcher(
-            None, old, new, autojunk=False
-        ).get_opcodes():
+        for tag, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
             if tag != "equal":
                 for k in range(max(b - a, d - c)):
                     yield Moved(
@@ -146,18 +143,12 @@ def shown_texts(output: NotebookNode) -> dict[str, str]:
     if output.output_type == "stream":
         return {output.name: output.text}
     data = output.get("data", {})
-    return {
-        kind: str(data[kind])
-        for kind in data
-        if not re.match(r"image/(png|jpe?g|gif)", kind)
-    }
+    return {kind: str(data[kind]) for kind in data if not re.match(r"image/(png|jpe?g|gif)", kind)}
 
 
 def sanitized(text: str) -> str:
     """The text as nbval compares it."""
-    for pattern, replacement in get_sanitize_patterns(
-        SANITIZER.read_text(encoding="ascii")
-    ):
+    for pattern, replacement in get_sanitize_patterns(SANITIZER.read_text(encoding="ascii")):
         text = re.sub(pattern, replacement, text)
     return text
 
@@ -236,12 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Runs the course as other machines would."
-    )
-    parser.add_argument(
-        "--in", dest="places", action="append", metavar="PLACE", help="such as sse-2"
-    )
+    parser = argparse.ArgumentParser(description="Runs the course as other machines would.")
+    parser.add_argument("--in", dest="places", action="append", metavar="PLACE", help="such as sse-2")
     parser.add_argument("--tests", action="store_true", help="the library's tests, too")
     parser.add_argument("names", nargs="*", metavar="NAME", help="how a name begins")
     options = parser.parse_args(arguments)

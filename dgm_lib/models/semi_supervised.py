@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dgm_lib import checks
+from dgm_lib.models.vae import VAE, repeated
 from dgm_lib.nets import explained, on_trial, one_logit_a_class
-from dgm_lib.vae import VAE, repeated
 
 
 class M2(nn.Module):

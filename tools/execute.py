@@ -1,7 +1,7 @@
 """Executes notebooks from a cold kernel: the one way in which stored outputs are made.
 
-    python notebooks/execute.py --to FOLDER [NAME …]   copies, as far as they run
-    python notebooks/execute.py --in-place [NAME …]    stored where they are, unless
+    python tools/execute.py --to FOLDER [NAME …]   copies, as far as they run
+    python tools/execute.py --in-place [NAME …]    stored where they are, unless
                                                        a cell fails or writes to stderr
 
 NAME is a path, or how a notebook's name begins, such as 01; without names: all of them.
@@ -30,9 +30,9 @@ from jupyter_core.utils import ensure_event_loop
 from nbclient import NotebookClient, exceptions
 from nbformat import NotebookNode
 
-from dgm_lib import results
+from dgm_lib.measures import results
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 CELL_SECONDS = 600
 MOST_WORKERS = 4  # a kernel takes up to 1.5 GB
 KERNEL = {
@@ -48,7 +48,7 @@ class Run(NamedTuple):
     peak_mb: the most memory that the kernel held, in 10⁶ bytes.
     notebook: with its new outputs.
     failure: the cell that stopped it and why, empty where it ran to its end.
-    results: what it recorded, as dgm_lib/results.py reads it.
+    results: what it recorded, as dgm_lib/measures/results.py reads it.
     """
 
     seconds: float
@@ -80,9 +80,7 @@ def execute(
     started = time.perf_counter()
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "results.json"
-        environment = (
-            kernel_environment() | dict(environment or {}) | {"DGM_RESULTS": str(file)}
-        )
+        environment = kernel_environment() | dict(environment or {}) | {"DGM_RESULTS": str(file)}
         # What cells write to stderr is an output; DEVNULL takes the kernel's own log.
         with client.setup_kernel(env=environment, stderr=DEVNULL):
             with watched_memory(client.km.provisioner.pid) as peak_mb:

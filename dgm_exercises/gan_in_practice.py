@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize, softplus
 
-from dgm_lib.exercises.adversarial_learning import CUT, Network
-from dgm_lib.exercises.engine import Exercise
+from dgm_exercises.adversarial_learning import CUT, Network
+from dgm_exercises.engine import Exercise
 
 # ---- gradient_penalty ----------------------------------------------------------------------------------------------
 

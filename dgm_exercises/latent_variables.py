@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from dgm_lib.exercises.engine import Exercise
+from dgm_exercises.engine import Exercise
 
 SMALL = 1e-6, 1e-8, 1e-10, 1e-12  # what learners add against log 0
 
