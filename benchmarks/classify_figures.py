@@ -23,9 +23,9 @@ from dgm_lib.datasets import Split
 from dgm_lib.datasets.augmentation import masked, shifted
 from dgm_lib.measures import metrics
 from dgm_lib.measures.calibration import expected_calibration_error, fit_temperature
-from dgm_lib.measures.features import Recipe, varied
+from dgm_lib.measures.judges import Recipe, varied
 from dgm_lib.models.classify import BayesClassifier, ClassGaussians, Classifier, change_prior, per_class
-from dgm_lib.models.latent import GaussianMixture
+from dgm_lib.models.mixtures import GaussianMixture
 from dgm_lib.train import Objective, fit
 
 THREADS, K = 1, 10

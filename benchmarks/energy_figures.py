@@ -15,11 +15,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from benchmarks.harness import Measurement
 from dgm_lib import datasets, plots, runtime
 from dgm_lib.datasets import Data
-from dgm_lib.measures import metrics
+from dgm_lib.measures import metrics, novelty
 from dgm_lib.measures.two_sample import frechet_distance
 from dgm_lib.models.baselines import NaiveBayes
 from dgm_lib.models.energy import EnergyModel, NoiseContrast, ReconstructionEnergy, denoising_score_matching
-from dgm_lib.models.latent import GaussianMixture
+from dgm_lib.models.mixtures import GaussianMixture
 from dgm_lib.nets import MLP, ConvEncoder
 from dgm_lib.train import Objective, averaged, fit
 
@@ -214,7 +214,7 @@ def ood_auroc(runs: int) -> Measurement:
     for seed in range(runs):
         runtime.seed_everything(seed)
         unusual = shifts(test, glyphs.test)
-        neighbours = table(lambda x: metrics.nearest_distance(train_x, x), test, unusual)
+        neighbours = table(lambda x: novelty.nearest_distance(train_x, x), test, unusual)
         model = digits_model(seed)
         with torch.no_grad():
             scores.append(table(model.energy, test, unusual))
@@ -233,4 +233,4 @@ THREE: Sequence[str] = ("noise", "letters", "rotated by 90°")
 
 
 def table(score: Callable[[Tensor], Tensor], usual: Tensor, unusual: dict[str, Tensor]) -> dict[str, float]:
-    return {name: metrics.auroc(score(usual), score(x)) for name, x in unusual.items()}
+    return {name: novelty.auroc(score(usual), score(x)) for name, x in unusual.items()}

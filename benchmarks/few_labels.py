@@ -18,7 +18,8 @@ from benchmarks.harness import Measurement
 from dgm_lib import datasets
 from dgm_lib.datasets import Data, Split
 from dgm_lib.datasets.augmentation import shifted
-from dgm_lib.datasets.few_data import MixedBatches, few_labels
+from dgm_lib.datasets.imbalance import few_labels
+from dgm_lib.datasets.mixed_batches import MixedBatches
 from dgm_lib.distributions import StandardNormal
 from dgm_lib.measures import metrics
 from dgm_lib.models.classify import Classifier

@@ -24,8 +24,8 @@ from dgm_lib import datasets
 from dgm_lib.datasets import Batches, Split
 from dgm_lib.datasets.published import DataError
 from dgm_lib.distributions import BernoulliPixels, StandardNormal
-from dgm_lib.measures import features
-from dgm_lib.measures.features import Judge
+from dgm_lib.measures import judges
+from dgm_lib.measures.judges import Judge
 from dgm_lib.measures.two_sample import frechet_distance, precision_recall
 from dgm_lib.models.gan import GAN
 from dgm_lib.models.vae import VAE
@@ -52,7 +52,7 @@ def glyphs(part: str = "test") -> Task:
     """part: of the unseen images; "validation" for choices."""
     data = datasets.load("glyphs")
     unseen = datasets.load("glyphs", n=12 * SAMPLES, seed=1)  # a twelfth of them is the test split
-    return Task(data.train, getattr(unseen, part), features.load("glyphs"), len(data.classes))
+    return Task(data.train, getattr(unseen, part), judges.load("glyphs"), len(data.classes))
 
 
 def mnist(part: str = "test") -> Task:
@@ -62,7 +62,7 @@ def mnist(part: str = "test") -> Task:
     except DataError as error:
         sys.exit(f"This figure needs MNIST, and the course does not: {error}")
     real = getattr(data, part).take(slice(SAMPLES))
-    return Task(data.train, real, features.judge_of(data), len(data.classes))
+    return Task(data.train, real, judges.judge_of(data), len(data.classes))
 
 
 class Judged(NamedTuple):

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LinearLR
 from benchmarks.harness import Measurement
 from dgm_lib import datasets
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.measures import features
+from dgm_lib.measures import judges
 from dgm_lib.measures.two_sample import frechet_distance, precision_recall
 from dgm_lib.models.gan import GAN, HINGE, NON_SATURATING, WASSERSTEIN, gradient_penalty, r1
 from dgm_lib.nets import DCCritic, DCGenerator, Labelled, ProjectionCritic, spectrally_normed
@@ -53,7 +53,7 @@ def trained(way: str, split: datasets.Split, seed: int) -> GAN:
 def measure(runs: int) -> Measurement:
     """The Fréchet distance of the way that is best on validation letters, on test letters; all ways in the note."""
     torch.set_num_threads(THREADS)
-    data, judge = datasets.load("glyphs", classes=LETTERS), features.load("glyphs")
+    data, judge = datasets.load("glyphs", classes=LETTERS), judges.load("glyphs")
     split = data.train.take(slice(10_000))
     told_valid, told_test = (judge.features(part.scaled()) for part in (data.validation, data.test))
     asked = torch.arange(len(data.test)) % len(LETTERS)

@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-from dgm_lib.measures.results import between
+from dgm_lib.measures.ruler import between
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

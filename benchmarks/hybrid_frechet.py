@@ -18,7 +18,7 @@ from benchmarks.harness import Measurement
 from dgm_lib import datasets
 from dgm_lib.datasets import Data, Split
 from dgm_lib.distributions import NormalNoise, StandardNormal
-from dgm_lib.measures import features
+from dgm_lib.measures import judges
 from dgm_lib.measures.two_sample import frechet_distance, precision_recall
 from dgm_lib.models.vae import VAE
 from dgm_lib.models.vae_gan import VAEGAN
@@ -61,7 +61,7 @@ def played_on(vae: VAE, game_weight: float, split: Split, seed: int) -> VAEGAN:
     return average.module
 
 
-def judged(model: VAEGAN, data: Data, judge: features.Judge, seed: int) -> tuple[float, float, float, float]:
+def judged(model: VAEGAN, data: Data, judge: judges.Judge, seed: int) -> tuple[float, float, float, float]:
     """Fréchet distance, precision and recall of samples, and squared error of a reconstructed pixel; test letters."""
     torch.manual_seed(seed)
     x, y = data.test.scaled(), data.test.y
@@ -73,7 +73,7 @@ def judged(model: VAEGAN, data: Data, judge: features.Judge, seed: int) -> tuple
 def measure(runs: int) -> Measurement:
     """The hybrid's Fréchet distance over the VAE's; holds if its error of reconstruction is at most 25 % larger."""
     torch.set_num_threads(THREADS)
-    data, judge = datasets.load("glyphs", classes=LETTERS), features.load("glyphs")
+    data, judge = datasets.load("glyphs", classes=LETTERS), judges.load("glyphs")
     split = data.train.take(slice(10_000))
     hybrids, vaes = [], []
     for seed in range(runs):

@@ -24,7 +24,7 @@ from benchmarks.harness import Measurement
 from dgm_lib import datasets, runtime
 from dgm_lib.datasets import Split
 from dgm_lib.datasets.augmentation import shifted
-from dgm_lib.measures import metrics
+from dgm_lib.measures import metrics, novelty
 from dgm_lib.measures.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood
 from dgm_lib.measures.robustness import pgd
 from dgm_lib.models.energy import EnergyModel
@@ -96,7 +96,7 @@ def scores_of(model: JointEnergyModel) -> dict[str, Callable[[Tensor], Tensor]]:
 
 @torch.no_grad()
 def auroc_of(score: Callable[[Tensor], Tensor], x: Tensor, others: dict[str, Tensor]) -> dict[str, float]:
-    return {name: metrics.auroc(score(x), score(other)) for name, other in others.items()}
+    return {name: novelty.auroc(score(x), score(other)) for name, other in others.items()}
 
 
 def judged(model: JointEnergyModel, split: Split, others: dict[str, Tensor], score: str, tuned: float) -> dict:

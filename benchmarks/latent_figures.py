@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.harness import Measurement
 from dgm_lib import datasets
-from dgm_lib.models.latent import PPCA
+from dgm_lib.models.ppca import PPCA
 
 LATENTS = 1, 4, 16, 40
 

@@ -17,7 +17,7 @@ from benchmarks.harness import Measurement
 from dgm_lib import datasets, runtime
 from dgm_lib.datasets import Data
 from dgm_lib.distributions import NormalNoise, StandardNormal
-from dgm_lib.models.latent import PPCA
+from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
 from dgm_lib.train import Objective, fit

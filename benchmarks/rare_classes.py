@@ -25,7 +25,7 @@ from benchmarks.vae_practice import LEVELS, SIDE, pooled
 from dgm_lib import datasets
 from dgm_lib.datasets.augmentation import shifted
 from dgm_lib.datasets.core import Split
-from dgm_lib.datasets.few_data import class_weights, imbalanced, oversample, smote
+from dgm_lib.datasets.imbalance import class_weights, imbalanced, oversample, smote
 from dgm_lib.distributions import StandardNormal, logistic_pixels
 from dgm_lib.measures.metrics import balanced_accuracy
 from dgm_lib.models.classify import Classifier, change_prior, class_prior

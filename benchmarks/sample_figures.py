@@ -15,7 +15,7 @@ from benchmarks.harness import Measurement
 from benchmarks.vae_speed import download
 from dgm_lib import datasets
 from dgm_lib.datasets.paths import cache_folder
-from dgm_lib.measures import features
+from dgm_lib.measures import judges
 from dgm_lib.measures.two_sample import frechet_distance
 
 VERSION = "1.9.0"  # of torchmetrics
@@ -81,7 +81,7 @@ def samples(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     mix, a, b = (torch.randn(shape, generator=generator) for shape in ((D, D), (5000, D), (3000, D)))
     yield a, b @ mix + 1
-    judge, x = features.load("glyphs"), datasets.load("glyphs").test.scaled()
+    judge, x = judges.load("glyphs"), datasets.load("glyphs").test.scaled()
     x = x[torch.randperm(len(x), generator=generator)]
     noisy = (x[1000:] + 0.2 * torch.randn(x[1000:].shape, generator=generator)).clamp(0, 1)
     real = judge.features(x[:1000])

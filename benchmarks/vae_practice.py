@@ -18,7 +18,8 @@ from dgm_lib import datasets
 from dgm_lib.datasets.core import Split
 from dgm_lib.distributions import StandardNormal, logistic_pixels
 from dgm_lib.measures import metrics
-from dgm_lib.models.latent import PPCA, GaussianMixture
+from dgm_lib.models.mixtures import GaussianMixture
+from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP, Labelled
 from dgm_lib.train import Objective, fit

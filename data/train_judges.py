@@ -16,17 +16,17 @@ from time import perf_counter
 import numpy as np
 
 from dgm_lib import datasets
-from dgm_lib.measures import features
+from dgm_lib.measures import judges
 
 FOLDER = Path(__file__).parent / "features"
 
 
 def main(names: list[str]) -> None:
-    for name in names or features.SHIPPED:
+    for name in names or judges.SHIPPED:
         start = perf_counter()
-        judge = features.train(datasets.load(name), features.SHIPPED[name])
+        judge = judges.train(datasets.load(name), judges.SHIPPED[name])
         path = FOLDER / f"{name}.npz"
-        np.savez(path, **features.to_arrays(judge))
+        np.savez(path, **judges.to_arrays(judge))
         print(f"{name}: validation {judge.validation_accuracy:.2%}, test {judge.test_accuracy:.2%} right,", end=" ")
         print(f"{path.stat().st_size:,} bytes, {perf_counter() - start:.0f} s,", end=" ")
         print("SHA-256", sha256(path.read_bytes()).hexdigest())

@@ -47,3 +47,22 @@ def _of_known(centred: Tensor, known: Tensor, covariance: Tensor) -> tuple[Tenso
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     constant = log_det + known.sum(-1).to(centred) * math.log(2 * math.pi)
     return -0.5 * ((centred * solved).sum(-1) + constant), solved @ covariance
+
+
+def check_points(x: Tensor, n_features: int) -> None:
+    """Raises ValueError unless x is (B, n_features), floats and finite."""
+    checks.check_examples(x, (n_features,), what="points")
+    checks.check_finite(x)
+
+
+def only_known(
+    x: Tensor, known: Tensor | None, n_features: int, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """x with zeros where it is not known, (B, D), and the mask: (B, D), or (D,) if it is the same for all examples."""
+    if known is None:
+        known = torch.ones(n_features, dtype=torch.bool, device=x.device)
+    else:
+        x = torch.where(checks.check_known(known, x), x, 0)
+    check_points(x, n_features)
+    x = x if dtype is None else x.to(dtype)
+    return x, known.expand(n_features) if known.dim() < 2 else known.expand_as(x)

@@ -16,7 +16,8 @@ from dgm_lib.models.energy import EnergyModel, NoiseContrast
 from dgm_lib.models.gan import GAN, WASSERSTEIN, gradient_penalty
 from dgm_lib.models.joint_energy import JointEnergyModel, LogitEnergy
 from dgm_lib.models.joint_vae import JointVAE, Labels, Modality
-from dgm_lib.models.latent import PPCA, GaussianMixture
+from dgm_lib.models.mixtures import GaussianMixture
+from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.rbm import RBM, BinaryUnits
 from dgm_lib.models.semi_gan import SemiGAN
 from dgm_lib.models.semi_supervised import M2

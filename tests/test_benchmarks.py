@@ -29,7 +29,7 @@ from benchmarks import (
 from benchmarks.harness import MARKERS, Figure, Measurement
 from dgm_lib import datasets
 from dgm_lib.datasets.published import DataError
-from dgm_lib.measures.results import between
+from dgm_lib.measures.ruler import between
 from dgm_lib.models.energy import EnergyModel
 from dgm_lib.models.rbm import RBM, BinaryUnits
 from dgm_lib.train import Objective, fit

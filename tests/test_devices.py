@@ -7,8 +7,8 @@ import torch
 from apple import Apple, gpu
 
 from dgm_lib import checks, samplers
-from dgm_lib.datasets import few_data
-from dgm_lib.measures import calibration, metrics, representations, two_sample
+from dgm_lib.datasets import imbalance
+from dgm_lib.measures import calibration, latents, metrics, novelty, two_sample
 from dgm_lib.models import classify
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -32,10 +32,10 @@ MEASURES = {
     "gap": lambda x, y, t: metrics.elbo_gap(lambda x: x.sum(1), lambda x: x.sum(1) - 1, [(x, y)]),
     "rate": lambda x, y, t: metrics.rate_distortion(lambda x: (x.sum(1), x[:, 0]), [(x, y)]),
     "bootstrap": lambda x, y, t: metrics.bootstrap_interval(x[:, 0], draws=50),
-    "auroc": lambda x, y, t: metrics.auroc(x[:, 0], x[:, 1]),
-    "fpr": lambda x, y, t: metrics.fpr_at(x[:, 0], x[:, 1]),
-    "nearest": lambda x, y, t: metrics.nearest_distance(x, x[:5], 2).tolist(),
-    "by class": lambda x, y, t: metrics.class_distances(x, y, x[:5], 3).tolist(),
+    "auroc": lambda x, y, t: novelty.auroc(x[:, 0], x[:, 1]),
+    "fpr": lambda x, y, t: novelty.fpr_at(x[:, 0], x[:, 1]),
+    "nearest": lambda x, y, t: novelty.nearest_distance(x, x[:5], 2).tolist(),
+    "by class": lambda x, y, t: novelty.class_distances(x, y, x[:5], 3).tolist(),
     "effective sample size": lambda x, y, t: samplers.effective_sample_size(t),
     "R̂": lambda x, y, t: samplers.split_r_hat(t),
     "autocorrelation": lambda x, y, t: samplers.autocorrelation(t).tolist(),
@@ -43,20 +43,20 @@ MEASURES = {
     "kernel": lambda x, y, t: two_sample.control(two_sample.kernel_distance, x, 10),
     "precision": lambda x, y, t: two_sample.precision_recall(x, x + 1),
     "1-NN": lambda x, y, t: two_sample.two_sample_accuracy(x, x + 1),
-    "active": lambda x, y, t: representations.active_units(x).tolist(),
-    "rate parts": lambda x, y, t: representations.split_rate(x, x, lambda z: -z.square().sum(1)).marginal_kl.tolist(),
-    "factors": lambda x, y, t: representations.factor_information(x, {"y": y}, bins=3)["y"].tolist(),
-    "probe": lambda x, y, t: representations.probe_accuracy(x, y, x, y),
-    "R²": lambda x, y, t: representations.probe_r2(x, x[:, 0], x, x[:, 0]),
-    "trust": lambda x, y, t: representations.trustworthiness(x, x[:, :2], 3),
+    "active": lambda x, y, t: latents.active_units(x).tolist(),
+    "rate parts": lambda x, y, t: latents.split_rate(x, x, lambda z: -z.square().sum(1)).marginal_kl.tolist(),
+    "factors": lambda x, y, t: latents.factor_information(x, {"y": y}, bins=3)["y"].tolist(),
+    "probe": lambda x, y, t: latents.probe_accuracy(x, y, x, y),
+    "R²": lambda x, y, t: latents.probe_r2(x, x[:, 0], x, x[:, 0]),
+    "trust": lambda x, y, t: latents.trustworthiness(x, x[:, :2], 3),
     "class Gaussians": lambda x, y, t: gaussians(x, y).log_likelihood(x, y).tolist(),
     "gaps": lambda x, y, t: gaussians(x, y).log_likelihood(x, y, x > 0).tolist(),
     "filled in": lambda x, y, t: gaussians(x, y).fill_in(x, y, x > 0).tolist(),
     "prior": lambda x, y, t: classify.class_prior(y, 3).tolist(),
     "estimated prior": lambda x, y, t: classify.estimate_prior(x, torch.full_like(x[0], 1 / 3)).tolist(),
-    "SMOTE": lambda x, y, t: few_data.smote(x, y, 3, to=20, seed=0)[0].tolist(),
-    "oversampling": lambda x, y, t: few_data.oversample(y, 3, to=20, seed=0).tolist(),
-    "few labels": lambda x, y, t: few_data.few_labels(y, 3, 3, seed=0).tolist(),
+    "SMOTE": lambda x, y, t: imbalance.smote(x, y, 3, to=20, seed=0)[0].tolist(),
+    "oversampling": lambda x, y, t: imbalance.oversample(y, 3, to=20, seed=0).tolist(),
+    "few labels": lambda x, y, t: imbalance.few_labels(y, 3, 3, seed=0).tolist(),
 }
 
 

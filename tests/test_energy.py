@@ -13,7 +13,7 @@ from dgm_lib.datasets import Split
 from dgm_lib.distributions import StandardNormal
 from dgm_lib.models import energy
 from dgm_lib.models.energy import EnergyModel, NoiseContrast
-from dgm_lib.models.latent import GaussianMixture
+from dgm_lib.models.mixtures import GaussianMixture
 from dgm_lib.nets import MLP, ConvEncoder
 from dgm_lib.samplers import independent_metropolis
 from dgm_lib.train import Objective, fit

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, MultivariateNormal, Normal
 
 from dgm_exercises import find, generative_classifiers, judge
 from dgm_exercises import your_classifier_is_an_energy_model as joint_energy
-from dgm_lib.measures import calibration, metrics
+from dgm_lib.measures import calibration, novelty
 from dgm_lib.models.classify import ClassGaussians, change_prior
 
 ALL = generative_classifiers.EXERCISES + joint_energy.EXERCISES
@@ -373,7 +373,7 @@ ALTERNATIVES = {
         auroc_by_ranks,
         auroc_by_sklearn,
         auroc_in_loops,
-        metrics.auroc,
+        novelty.auroc,
         lambda usual, unusual: ((unusual[:, None] - usual).sign().mean() + 1) / 2,
         lambda usual, unusual: torch.stack([((e > usual).double() + (e >= usual)).mean() / 2 for e in unusual]).mean(),
     ],

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
 from dgm_exercises import find, judge, learning_from_little_data
-from dgm_lib.datasets import few_data
+from dgm_lib.datasets import imbalance
+from dgm_lib.models import classify
 from dgm_lib.models.joint_vae import product_of_normals
 
 # ---- right answers -------------------------------------------------------------------------------------------------
@@ -38,7 +39,7 @@ def weighted_in_loops(logits, y, counts):
 
 def weighted_by_the_training_set(logits, y, counts):
     training = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    weights = few_data.class_weights(training, len(counts))
+    weights = imbalance.class_weights(training, len(counts))
     return F.cross_entropy(logits, y, weight=weights, reduction="none").mean()
 
 
@@ -195,7 +196,7 @@ ALTERNATIVES = {
         experts_in_natural_parameters,
     ],
     "distillation_loss": [
-        few_data.distillation,
+        classify.distillation,
         distilled_by_cross_entropies,
         distilled_in_torch,
         lambda s, t, T: distilled_in_torch(s.double(), t.double(), T),

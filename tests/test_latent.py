@@ -14,8 +14,7 @@ from torch.distributions import MultivariateNormal
 from dgm_lib import datasets
 from dgm_lib.models.baselines import IndependentPixels, NaiveBayes
 from dgm_lib.models.em import em
-from dgm_lib.models.latent import (
-    PPCA,
+from dgm_lib.models.mixtures import (
     CategoricalMixture,
     GaussianMixture,
     diagonal,
@@ -24,6 +23,7 @@ from dgm_lib.models.latent import (
     spherical,
     spread_centres,
 )
+from dgm_lib.models.ppca import PPCA
 
 FORMS = {"full": full, "diag": diagonal, "spherical": spherical}
 every_form = pytest.mark.parametrize("form", FORMS)

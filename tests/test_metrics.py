@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from dgm_lib import neighbours, plots
 from dgm_lib.checks import named
 from dgm_lib.datasets import Split
-from dgm_lib.measures import metrics
+from dgm_lib.measures import metrics, novelty
 
 
 def ramp(n=10):
@@ -172,25 +172,25 @@ def test_masks_that_do_not_fit_are_refused():
 def test_auroc_by_hand():
     inliers = torch.tensor([1.0, 2.0, 2.0])
     # pairs won: 2 over (1), ties with two 2s; 3 over all: (1 + 2/2 + 3) / 6
-    assert metrics.auroc(inliers, torch.tensor([2.0, 3.0])) == 5 / 6
-    assert metrics.auroc(inliers, torch.tensor([2.5, 9.0])) == 1
-    assert metrics.auroc(inliers, torch.tensor([0.0])) == 0
-    assert metrics.auroc(torch.ones(3), torch.ones(2)) == 0.5
-    assert metrics.auroc(torch.tensor([-torch.inf, 0.0]), torch.tensor([0.0, torch.inf])) == 7 / 8
+    assert novelty.auroc(inliers, torch.tensor([2.0, 3.0])) == 5 / 6
+    assert novelty.auroc(inliers, torch.tensor([2.5, 9.0])) == 1
+    assert novelty.auroc(inliers, torch.tensor([0.0])) == 0
+    assert novelty.auroc(torch.ones(3), torch.ones(2)) == 0.5
+    assert novelty.auroc(torch.tensor([-torch.inf, 0.0]), torch.tensor([0.0, torch.inf])) == 7 / 8
 
 
 def test_fpr_by_hand():
     inliers = torch.arange(100.0).flip(0)  # 95 of them are ≤ 94
     outliers = torch.tensor([50.0, 94.0, 94.5, 200.0])
-    assert metrics.fpr_at(inliers, outliers) == 0.5
-    assert metrics.fpr_at(inliers, outliers, tpr=0.941) == 0.5  # 94.1 inliers cannot pass: 95 do
-    assert metrics.fpr_at(inliers, outliers, tpr=0.94) == 0.25
-    assert metrics.fpr_at(inliers, outliers, tpr=1.0) == 0.75
-    assert metrics.fpr_at(torch.zeros(4), torch.zeros(2)) == 1  # ties cannot be told apart
+    assert novelty.fpr_at(inliers, outliers) == 0.5
+    assert novelty.fpr_at(inliers, outliers, tpr=0.941) == 0.5  # 94.1 inliers cannot pass: 95 do
+    assert novelty.fpr_at(inliers, outliers, tpr=0.94) == 0.25
+    assert novelty.fpr_at(inliers, outliers, tpr=1.0) == 0.75
+    assert novelty.fpr_at(torch.zeros(4), torch.zeros(2)) == 1  # ties cannot be told apart
     with pytest.raises(ValueError, match="tpr is 0: it must be above 0"):
-        metrics.fpr_at(inliers, outliers, tpr=0)
+        novelty.fpr_at(inliers, outliers, tpr=0)
     with pytest.raises(ValueError, match="scores of outliers are NaN"):
-        metrics.fpr_at(inliers, torch.tensor([math.nan]))
+        novelty.fpr_at(inliers, torch.tensor([math.nan]))
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
@@ -201,17 +201,17 @@ def test_auroc_is_that_of_scikit_learn_with_and_without_ties(levels):
     inliers = torch.randint(levels, (151,), generator=generator).float()
     outliers = torch.randint(levels, (70,), generator=generator).float() + levels // 3
     reference = roc_auc_score([0] * 151 + [1] * 70, torch.cat([inliers, outliers]).numpy())
-    assert metrics.auroc(inliers, outliers) == pytest.approx(reference, abs=1e-12)
-    assert metrics.auroc(outliers, inliers) == pytest.approx(1 - reference, abs=1e-12)
+    assert novelty.auroc(inliers, outliers) == pytest.approx(reference, abs=1e-12)
+    assert novelty.auroc(outliers, inliers) == pytest.approx(1 - reference, abs=1e-12)
 
 
 def test_scores_without_a_rank_are_refused():
     with pytest.raises(ValueError, match="1 of 2 scores of outliers are NaN"):
-        metrics.auroc(torch.ones(3), torch.tensor([math.nan, 1.0]))
+        novelty.auroc(torch.ones(3), torch.tensor([math.nan, 1.0]))
     with pytest.raises(ValueError, match=r"scores of inliers have the shape \(3, 1\)"):
-        metrics.auroc(torch.ones(3, 1), torch.ones(2))
+        novelty.auroc(torch.ones(3, 1), torch.ones(2))
     with pytest.raises(ValueError, match=r"scores of outliers have the shape \(0,\)"):
-        metrics.auroc(torch.ones(3), torch.ones(0))
+        novelty.auroc(torch.ones(3), torch.ones(0))
 
 
 def test_nearest_distance_by_hand_and_in_chunks(monkeypatch):
@@ -220,26 +220,26 @@ def test_nearest_distance_by_hand_and_in_chunks(monkeypatch):
     for pairs in (1, 2**24):
         monkeypatch.setattr(neighbours, "PAIRS", pairs)
         for k, expected in ((1, [0.0, 3.0]), (2, [1.0, math.sqrt(10)]), (3, [5.0, 4.0])):
-            torch.testing.assert_close(metrics.nearest_distance(train, x, k), torch.tensor(expected))
+            torch.testing.assert_close(novelty.nearest_distance(train, x, k), torch.tensor(expected))
 
 
 def test_nearest_distance_of_a_copy_is_0_and_others_are_those_of_float64():
     """cdist in float32 gives copies among these distances of up to 0.07: squares of 10⁴ are subtracted there."""
     generator = torch.Generator().manual_seed(0)
     train, x = (torch.rand(n, 1, 28, 28, generator=generator) + 3 for n in (300, 40))
-    assert (metrics.nearest_distance(train, train[:50]) == 0).all()
+    assert (novelty.nearest_distance(train, train[:50]) == 0).all()
     every = (x[:, None].double() - train.double()).flatten(2).norm(dim=2)
     torch.testing.assert_close(
-        metrics.nearest_distance(train, x, 5).double(), every.sort(1).values[:, 4], rtol=1e-5, atol=0
+        novelty.nearest_distance(train, x, 5).double(), every.sort(1).values[:, 4], rtol=1e-5, atol=0
     )
 
 
 def test_nearest_distance_refuses_other_widths_and_too_many_neighbours():
     with pytest.raises(ValueError, match="train has 2 numbers a row and x has 3"):
-        metrics.nearest_distance(torch.ones(4, 2), torch.ones(4, 3))
+        novelty.nearest_distance(torch.ones(4, 2), torch.ones(4, 3))
     for k in (0, 5):
         with pytest.raises(ValueError, match=f"k is {k}: it must be from 1 to the 4 rows"):
-            metrics.nearest_distance(torch.ones(4, 2), torch.ones(1, 2), k)
+            novelty.nearest_distance(torch.ones(4, 2), torch.ones(1, 2), k)
 
 
 # ---- samples -------------------------------------------------------------------------------------------------------
@@ -331,9 +331,9 @@ def test_what_is_no_log_density_is_refused(log_f, message):
 def test_the_nearest_of_each_class_is_1_nn():
     train, y = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
     x = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
-    torch.testing.assert_close(metrics.class_distances(train, y, x, 2), torch.tensor([[0.0, 1.0], [3.0, 2.0]]))
+    torch.testing.assert_close(novelty.class_distances(train, y, x, 2), torch.tensor([[0.0, 1.0], [3.0, 2.0]]))
     with pytest.raises(ValueError, match="class 2 has no example among 3 labels"):
-        metrics.class_distances(train, y, x, 3)
+        novelty.class_distances(train, y, x, 3)
 
 
 # ---- what is no batch, no score and no label -----------------------------------------------------------------------
@@ -479,9 +479,9 @@ def test_no_graph_is_kept_and_gradients_go_on_after_an_error():
 @pytest.mark.parametrize("dtype", [*WHOLE, torch.bool, *FLOATS])
 def test_scores_and_values_of_any_type_and_lists_are_ranked(dtype):
     inliers, outliers = torch.tensor([0, 1, 1]).to(dtype), torch.tensor([1, 1, 0]).to(dtype)
-    expected = metrics.auroc(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 0.0]))
-    assert metrics.auroc(inliers, outliers) == metrics.auroc([0, 1, 1], [1.0, 1.0, 0.0]) == expected == 0.5
-    assert metrics.fpr_at(inliers, outliers) == 1
+    expected = novelty.auroc(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 0.0]))
+    assert novelty.auroc(inliers, outliers) == novelty.auroc([0, 1, 1], [1.0, 1.0, 0.0]) == expected == 0.5
+    assert novelty.fpr_at(inliers, outliers) == 1
     low, high = metrics.bootstrap_interval(inliers)
     assert (low, high) == metrics.bootstrap_interval([0.0, 1.0, 1.0]) == (0, 1)
     image = torch.tensor([[[[0, 1]]], [[[1, 0]]]]).to(dtype)

@@ -39,7 +39,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "x.add_(uphill, alpha=step_size)",
         "x.add_(uphill, alpha=0.5 * step_size)",
     ),
-    ("04_latent_variables.ipynb", "models/latent.py", "/ (x.shape[1] - n_latents)", "/ x.shape[1]"),
+    ("04_latent_variables.ipynb", "models/ppca.py", "/ (x.shape[1] - n_latents)", "/ x.shape[1]"),
     ("04_latent_variables.ipynb", "models/vae.py", "z = q.rsample()", "z = q.sample()"),
     (
         "05_vae_in_practice.ipynb",

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dgm_lib import neighbours
-from dgm_lib.datasets import few_data
-from dgm_lib.measures import metrics, representations, two_sample
-from dgm_lib.models import latent
+from dgm_lib.datasets import imbalance
+from dgm_lib.measures import latents, novelty, two_sample
+from dgm_lib.models import mixtures
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -63,29 +63,29 @@ def test_equal_distances_share_the_places_that_are_left():
 # ---- what is built on them -----------------------------------------------------------------------------------------
 
 
-def novelty(x):
-    return metrics.nearest_distance(x[:60], x[60:], 2)
+def second_nearest(x):
+    return novelty.nearest_distance(x[:60], x[60:], 2)
 
 
 def by_class(x):
-    return metrics.class_distances(x[:60], torch.arange(60) % 3, x[60:], 3)
+    return novelty.class_distances(x[:60], torch.arange(60) % 3, x[60:], 3)
 
 
 def new_points(x):
-    made = few_data.smote(x, torch.arange(len(x)) % 3, 3, to=60, seed=0)[0]
+    made = imbalance.smote(x, torch.arange(len(x)) % 3, 3, to=60, seed=0)[0]
     return made - x[0]  # relative to an example, wherever that lies
 
 
 MEASURES = {
-    "nearest distance": novelty,
+    "nearest distance": second_nearest,
     "by class": by_class,
     "precision and recall": lambda x: torch.tensor(two_sample.precision_recall(x[:60], x[60:])),
     "density and coverage": lambda x: torch.tensor(two_sample.density_coverage(x[:60], x[60:])),
     "1-NN": lambda x: torch.tensor(two_sample.two_sample_accuracy(x[:60], x[60:])),
     "Fréchet": lambda x: torch.tensor(two_sample.frechet_distance(x[:60], x[60:] + 1)),
-    "trustworthiness": lambda x: torch.tensor(representations.trustworthiness(x, x[:, :2], 5)),
+    "trustworthiness": lambda x: torch.tensor(latents.trustworthiness(x, x[:, :2], 5)),
     "SMOTE": new_points,
-    "starts of EM": lambda x: latent.first_responsibilities(x, 4, seed=0),
+    "starts of EM": lambda x: mixtures.first_responsibilities(x, 4, seed=0),
 }
 
 
@@ -105,11 +105,11 @@ def test_distances_of_any_numbers_are_those_of_floats(dtype):
     x = torch.randint(0, 2 if dtype == torch.bool else 120, (30, 2, 3), generator=torch.Generator().manual_seed(0))
     x, y = x.to(dtype), torch.arange(30) % 2
     expected = brute(x[20:].flatten(1), x[:20].flatten(1))
-    found = metrics.nearest_distance(x[:20], x[20:], 3)
+    found = novelty.nearest_distance(x[:20], x[20:], 3)
     torch.testing.assert_close(found.double(), expected.sort(1).values[:, 2], rtol=1e-5, atol=0)
-    found = metrics.class_distances(x[:20], y[:20].to(torch.int32), x[20:], 2)
+    found = novelty.class_distances(x[:20], y[:20].to(torch.int32), x[20:], 2)
     torch.testing.assert_close(found[:, 1].double(), expected[:, 1::2].amin(1), rtol=1e-5, atol=0)
-    lists = metrics.nearest_distance(x[:20].double().tolist(), x[20:].double().numpy(), 3)
+    lists = novelty.nearest_distance(x[:20].double().tolist(), x[20:].double().numpy(), 3)
     torch.testing.assert_close(lists, expected.sort(1).values[:, 2], rtol=1e-9, atol=0)
 
 
@@ -117,8 +117,8 @@ def test_distances_of_any_numbers_are_those_of_floats(dtype):
 def test_rows_of_any_shape_are_taken(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     expected = brute(x[20:].reshape(10, -1), x[:20].reshape(20, -1)).amin(1)
-    torch.testing.assert_close(metrics.nearest_distance(x[:20], x[20:]).double(), expected, rtol=1e-5, atol=0)
-    assert metrics.nearest_distance(x[:20], x[:0]).shape == (0,)
+    torch.testing.assert_close(novelty.nearest_distance(x[:20], x[20:]).double(), expected, rtol=1e-5, atol=0)
+    assert novelty.nearest_distance(x[:20], x[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
@@ -126,10 +126,10 @@ def test_what_is_not_finite_lies_nowhere_and_is_named(wrong):
     x = grid(10, 3)
     x[4, 1] = wrong
     for ask in (
-        lambda: metrics.nearest_distance(x, grid(2, 3)),
-        lambda: metrics.nearest_distance(grid(9, 3), x),
-        lambda: few_data.smote(x, torch.arange(10) % 2, 2, to=9, seed=0),
-        lambda: representations.trustworthiness(grid(10, 3), x, 2),
+        lambda: novelty.nearest_distance(x, grid(2, 3)),
+        lambda: novelty.nearest_distance(grid(9, 3), x),
+        lambda: imbalance.smote(x, torch.arange(10) % 2, 2, to=9, seed=0),
+        lambda: latents.trustworthiness(grid(10, 3), x, 2),
     ):
         with pytest.raises(ValueError, match=rf"\w+\[4, 1\] is {wrong}"):
             ask()
@@ -167,6 +167,6 @@ def test_a_collapsed_latent_is_trusted_alike_in_any_order():
     x = x[x[:, 0].argsort()]
     z = torch.zeros(40, 1)
     shuffled = x[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
-    expected = representations.trustworthiness(x, z, 5)
-    assert representations.trustworthiness(shuffled, z, 5) == pytest.approx(expected, abs=1e-12)
+    expected = latents.trustworthiness(x, z, 5)
+    assert latents.trustworthiness(shuffled, z, 5) == pytest.approx(expected, abs=1e-12)
     assert expected == pytest.approx(0.5, abs=0.1)

@@ -234,8 +234,17 @@ def ends_no_line_with_a_semicolon(notebook: NotebookNode) -> Iterator[str]:
 
 def has_short_cells(notebook: NotebookNode) -> Iterator[str]:
     for name, cell in code_cells(notebook):
-        if len(cell.source.splitlines()) > MOST_LINES:
-            yield f"{name} has {len(cell.source.splitlines())} lines, more than {MOST_LINES}"
+        if (n := lines_beside_imports(cell.source)) > MOST_LINES:
+            yield f"{name} has {n} lines, more than {MOST_LINES}"
+
+
+def lines_beside_imports(source: str) -> int:
+    """How many lines a reader has to follow: a list of imports is long, and says one thing."""
+    try:
+        imports = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    except SyntaxError:  # a magic
+        imports = []
+    return len(source.splitlines()) - sum(node.end_lineno - node.lineno + 1 for node in imports)
 
 
 def is_compared_for_the_most_part(notebook: NotebookNode) -> Iterator[str]:

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import softplus
 
 from dgm_lib.models.baselines import NaiveBayes
-from dgm_lib.models.latent import CategoricalMixture
+from dgm_lib.models.mixtures import CategoricalMixture
 from dgm_lib.models.rbm import RBM, BinaryUnits
 
 

@@ -13,7 +13,7 @@ from torch.distributions.kl import kl_divergence
 
 from dgm_lib.datasets import dequantize
 from dgm_lib.distributions import CategoricalPixels, StandardNormal
-from dgm_lib.models.latent import PPCA
+from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
 

@@ -18,7 +18,7 @@ from dgm_lib.distributions import (
     logistic_mixture_pixels,
     logistic_pixels,
 )
-from dgm_lib.models.latent import PPCA
+from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
 

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from dgm_lib.measures.calibration import expected_calibration_error, fit_temperature
 from dgm_lib.models.baselines import NaiveBayes
 from dgm_lib.models.classify import BayesClassifier, ClassGaussians, change_prior, estimate_prior
-from dgm_lib.models.latent import GaussianMixture
+from dgm_lib.models.mixtures import GaussianMixture
 from dgm_lib.models.rbm import RBM, GaussianUnits
 
 

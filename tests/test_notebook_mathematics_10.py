@@ -11,8 +11,9 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn.functional import cross_entropy, one_hot
 
-from dgm_lib.datasets.few_data import class_weights, distillation
+from dgm_lib.datasets.imbalance import class_weights
 from dgm_lib.distributions import NormalNoise, StandardNormal
+from dgm_lib.models.classify import distillation
 from dgm_lib.models.joint_vae import product_of_normals
 from dgm_lib.models.semi_supervised import M2
 from dgm_lib.models.vae import VAE

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dgm_lib.measures import results
+from dgm_lib.measures import ruler
 
 SOURCE = (ROOT / "run.py").read_text(encoding="utf-8")
 
@@ -472,13 +472,13 @@ def test_a_course_goes_on_after_a_failing_notebook_and_says_which_cell(stored, n
 
 def test_what_a_notebook_records_is_kept_beside_it_in_the_place_of_what_it_had_recorded(notebook_runner, tmp_path):
     path = tmp_path / "01_a.ipynb"
-    results.write(tmp_path / "results.json", {"00": {"a": {"nats": 1}}, "01": {"gone": {"nats": 2}}})
-    source = 'from dgm_lib.measures import results\n\nresults.record("01", {"b": {"nats": 3.0}})'
+    ruler.write(tmp_path / "results.json", {"00": {"a": {"nats": 1}}, "01": {"gone": {"nats": 2}}})
+    source = 'from dgm_lib.measures import ruler\n\nruler.record("01", {"b": {"nats": 3.0}})'
     nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
     assert notebook_runner.main(["--in-place", str(path)]) == 0
-    assert results.read(tmp_path / "results.json") == {"00": {"a": {"nats": 1}}, "01": {"b": {"nats": 3}}}
+    assert ruler.read(tmp_path / "results.json") == {"00": {"a": {"nats": 1}}, "01": {"b": {"nats": 3}}}
     assert notebook_runner.main(["--to", str(tmp_path / "executed"), str(path)]) == 0
-    assert results.read(tmp_path / "executed" / "results.json") == {"01": {"b": {"nats": 3}}}
+    assert ruler.read(tmp_path / "executed" / "results.json") == {"01": {"b": {"nats": 3}}}
 
 
 def test_a_course_runs_two_notebooks_at_a_time_and_reports_them_in_order(
@@ -488,7 +488,7 @@ def test_a_course_runs_two_notebooks_at_a_time_and_reports_them_in_order(
     monkeypatch.setattr(notebook_runner.os, "cpu_count", lambda: 2)
     for name, other in (("01", "02"), ("02", "01")):
         source = (
-            "import time\nfrom pathlib import Path\n\nfrom dgm_lib.measures.results import record\n\n"
+            "import time\nfrom pathlib import Path\n\nfrom dgm_lib.measures.ruler import record\n\n"
             f"Path({str(tmp_path / name)!r}).touch()\n"
             f"while not Path({str(tmp_path / other)!r}).exists():\n    time.sleep(0.05)\n"
             f"record({name!r}, {{'model': {{'nats': 1.0}}}})"
@@ -497,7 +497,7 @@ def test_a_course_runs_two_notebooks_at_a_time_and_reports_them_in_order(
     paths = [str(tmp_path / f"{name}_a.ipynb") for name in ("01", "02")]
     assert notebook_runner.main(["--to", str(tmp_path / "executed"), *paths]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["01_a", "02_a"]
-    assert list(results.read(tmp_path / "executed" / "results.json")) == ["01", "02"]
+    assert list(ruler.read(tmp_path / "executed" / "results.json")) == ["01", "02"]
 
 
 def test_a_kernel_that_dies_and_a_cell_that_hangs_are_named(notebook_runner, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgm_lib.datasets.few_data import MixedBatches
+from dgm_lib.datasets.mixed_batches import MixedBatches
 from dgm_lib.distributions import StandardNormal
 from dgm_lib.models.semi_gan import SemiGAN
 from dgm_lib.nets import MLP

@@ -13,7 +13,7 @@ from torch import nn
 from dgm_lib.datasets import Split
 from dgm_lib.distributions import bernoulli_pixels, logistic_pixels
 from dgm_lib.models.baselines import IndependentPixels, PixelChain
-from dgm_lib.models.latent import CategoricalMixture
+from dgm_lib.models.mixtures import CategoricalMixture
 from dgm_lib.models.vq_vae import VQVAE
 from dgm_lib.nets import MLP, ConvEncoder
 from dgm_lib.train import Objective, fit

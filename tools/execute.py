@@ -30,7 +30,7 @@ from jupyter_core.utils import ensure_event_loop
 from nbclient import NotebookClient, exceptions
 from nbformat import NotebookNode
 
-from dgm_lib.measures import results
+from dgm_lib.measures import ruler
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 CELL_SECONDS = 600
@@ -48,7 +48,7 @@ class Run(NamedTuple):
     peak_mb: the most memory that the kernel held, in 10⁶ bytes.
     notebook: with its new outputs.
     failure: the cell that stopped it and why, empty where it ran to its end.
-    results: what it recorded, as dgm_lib/measures/results.py reads it.
+    results: what it recorded, as dgm_lib/measures/ruler.py reads it.
     """
 
     seconds: float
@@ -86,7 +86,7 @@ def execute(
             with watched_memory(client.km.provisioner.pid) as peak_mb:
                 failure = run_cells(client)
             client.set_widgets_metadata()
-        recorded = results.read(file)
+        recorded = ruler.read(file)
     seconds = time.perf_counter() - started
     return Run(seconds, peak_mb(), with_stable_metadata(notebook), failure, recorded)
 
@@ -200,7 +200,7 @@ def write(notebook: NotebookNode, path: Path) -> None:
 def keep(recorded: dict | None, path: Path) -> None:
     """Puts what a notebook recorded in the place of what it had recorded before."""
     if recorded:
-        results.write(path, results.read(path) | recorded)
+        ruler.write(path, ruler.read(path) | recorded)
 
 
 def stain(notebook: NotebookNode) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from dgm_lib.measures import results
+from dgm_lib.measures import ruler
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PICTURES = FOLDER / "pictures"
@@ -33,8 +33,8 @@ def poster(notebook: NotebookNode) -> bytes | None:
 
 def shown(readme: str) -> str:
     """README.md's text with the table of what the notebooks found."""
-    found = results.read(RESULTS)
-    return results.between(readme, MARKERS, results.markdown(found))
+    found = ruler.read(RESULTS)
+    return ruler.between(readme, MARKERS, ruler.markdown(found))
 
 
 def main() -> None:

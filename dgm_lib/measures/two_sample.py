@@ -1,6 +1,6 @@
 """Two samples, one real and one made: are they of one law? Measures that need no likelihood, only features.
 
-Features are (N, D) and (M, D), such as `features.Judge.features` gives of images; all is counted in float64 on the CPU.
+Features are (N, D) and (M, D), such as `judges.Judge.features` gives of images; all is counted in float64 on the CPU.
 No measure here has a scale of its own: show it beside `control`, the same measure of real against real.
 Every function raises ValueError for features that are not finite, for another D, and for too few samples.
 """

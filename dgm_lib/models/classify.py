@@ -244,3 +244,22 @@ def check_spread(of_class: Sequence[Tensor], pooling: float) -> None:
         c = alike.index(True)
         what = f"the {len(of_class[c])} examples of class {c}"
         raise ValueError(f"{what} are all alike, so its covariance is 0: take pooling > 0, or give more examples")
+
+
+# ---- from a large network to a small one ---------------------------------------------------------------------------
+
+
+def distillation(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """T² KL(p_T ‖ q_T), p_T and q_T the softmax of the teacher's and of the student's logits / T: (B, K) -> (B,) nats.
+
+    T² keeps the gradient, T (q_T − p_T), of one size for every T: for a large T it is the difference of the centred
+    logits over K. The teacher is not learnt. Hinton, Vinyals & Dean 2015, section 2.
+    """
+    checks.check_positive(temperature=temperature)
+    if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
+        said = f"the student's logits are {tuple(student_logits.shape)}, the teacher's {tuple(teacher_logits.shape)}"
+        raise ValueError(f"{said}: they must speak of the same examples and classes")
+    teacher = (teacher_logits.detach() / temperature).log_softmax(1)
+    student = (student_logits / temperature).log_softmax(1)
+    p = teacher.exp()
+    return temperature**2 * torch.where(p > 0, p * (teacher - student), 0).sum(1)  # 0 log 0 = 0

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, load_script
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dgm_lib.measures import results
+from dgm_lib.measures import ruler
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -30,20 +30,20 @@ def file(tmp_path, monkeypatch):
 
 
 def test_rows_of_several_cells_and_notebooks_come_together(file):
-    results.record("04", {"VAE": {"nats": 87.654321}, "PPCA": {"nats": 154.3}})
-    results.record("04", {"VAE": {"frechet": 0.5}})
-    results.record("01", {"naive Bayes": {"nats": 99.8, "error": 14.8}})
-    assert results.read(file) == {
+    ruler.record("04", {"VAE": {"nats": 87.654321}, "PPCA": {"nats": 154.3}})
+    ruler.record("04", {"VAE": {"frechet": 0.5}})
+    ruler.record("01", {"naive Bayes": {"nats": 99.8, "error": 14.8}})
+    assert ruler.read(file) == {
         "01": {"naive Bayes": {"nats": 99.8, "error": 14.8}},
         "04": {"VAE": {"nats": 87.654, "frechet": 0.5}, "PPCA": {"nats": 154.3}},
     }
-    assert list(results.read(file)) == ["01", "04"]
+    assert list(ruler.read(file)) == ["01", "04"]
 
 
 def test_who_runs_a_notebook_by_hand_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("DGM_RESULTS", raising=False)
     monkeypatch.chdir(tmp_path)
-    results.record("01", {"naive Bayes": {"nats": 99.8}})
+    ruler.record("01", {"naive Bayes": {"nats": 99.8}})
     assert not list(tmp_path.iterdir())
 
 
@@ -56,10 +56,10 @@ def test_who_runs_a_notebook_by_hand_writes_nothing(tmp_path, monkeypatch):
     ],
 )
 def test_what_the_ruler_does_not_know_is_refused_and_nothing_is_lost(file, rows, said):
-    results.record("07", {"VAE": {"nats": 1.0}})
+    ruler.record("07", {"VAE": {"nats": 1.0}})
     with pytest.raises(ValueError, match=re.escape(said)):
-        results.record("07", rows)
-    assert results.read(file) == {"07": {"VAE": {"nats": 1}}}
+        ruler.record("07", rows)
+    assert ruler.read(file) == {"07": {"VAE": {"nats": 1}}}
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_the_table_has_a_line_a_model_and_a_column_a_figure_that_is_known():
         "01": {"naive Bayes": {"nats": 99.84}, "uniform": {"nats": 181.3}},
         "09": {"1-NN": {"error": 4.7}, "naive Bayes": {"error": 14.77}},
     }
-    assert results.markdown(found).splitlines() == [
+    assert ruler.markdown(found).splitlines() == [
         "| model | nats | error, % | notebook |",
         "|---|---:|---:|---|",
         "| naive Bayes | 99.8 | 14.8 | 01, 09 |",
@@ -80,10 +80,10 @@ def test_the_table_has_a_line_a_model_and_a_column_a_figure_that_is_known():
 
 
 def test_a_text_is_put_between_its_markers_which_must_stand_once():
-    assert results.between("a <x> old <y> b", ("<x>", "<y>"), "new") == "a <x>\n\nnew\n\n<y> b"
+    assert ruler.between("a <x> old <y> b", ("<x>", "<y>"), "new") == "a <x>\n\nnew\n\n<y> b"
     for text in ("a <x> b", "<x> <y> <y>", ""):
         with pytest.raises(ValueError, match="must hold the lines '<x>' and '<y>' once each"):
-            results.between(text, ("<x>", "<y>"), "new")
+            ruler.between(text, ("<x>", "<y>"), "new")
 
 
 # ---- README.md -----------------------------------------------------------------------------------------------------
@@ -92,18 +92,18 @@ def test_a_text_is_put_between_its_markers_which_must_stand_once():
 def test_the_readme_shows_what_the_notebooks_found(showcase):
     text = showcase.README.read_text(encoding="utf-8")
     assert showcase.shown(text) == text
-    assert results.read(showcase.RESULTS)
+    assert ruler.read(showcase.RESULTS)
 
 
 def test_what_is_recorded_stands_in_the_stored_outputs(showcase):
     """A figure of results.json that its notebook does not print has not been seen by any reader of it."""
-    for notebook, rows in results.read(showcase.RESULTS).items():
+    for notebook, rows in ruler.read(showcase.RESULTS).items():
         (path,) = (path for path in NOTEBOOKS if path.name.startswith(notebook))
         printed = printed_numbers(nbformat.read(path, as_version=4))
         for model, figures in rows.items():
             for figure, value in figures.items():
                 if not figure.endswith("seconds"):  # a notebook rounds them as it likes
-                    shown = format(value, results.FIGURES[figure][1])
+                    shown = format(value, ruler.FIGURES[figure][1])
                     assert shown in printed, f"{notebook}: {figure} of {model}, {shown}, stands in no output"
 
 

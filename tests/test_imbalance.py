@@ -8,16 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from dgm_lib.datasets import few_data
-from dgm_lib.datasets.few_data import (
-    MixedBatches,
-    class_weights,
-    distillation,
-    few_labels,
-    imbalanced,
-    oversample,
-    smote,
-)
+from dgm_lib import checks
+from dgm_lib.datasets.imbalance import class_weights, few_labels, imbalanced, oversample, smote
+from dgm_lib.datasets.mixed_batches import MixedBatches
+from dgm_lib.models.classify import distillation
 from dgm_lib.nets import MLP
 from dgm_lib.train import Objective, fit
 
@@ -176,7 +170,7 @@ def test_a_mixed_batch_holds_both_and_labels_stay_with_their_examples():
     for x, y in batches:
         assert torch.equal(x[:2, 0].long(), y[:2])
         assert (x[2:] >= 100).all()
-        assert (y[2:] == few_data.NO_LABEL).all()
+        assert (y[2:] == checks.NO_LABEL).all()
         assert len(x) == len(y) == 8
         assert y.dtype == torch.int64
 
