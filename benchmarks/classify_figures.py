@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from dgm_lib import datasets
@@ -26,7 +24,8 @@ from dgm_lib.measures.calibration import expected_calibration_error, fit_tempera
 from dgm_lib.measures.judges import Recipe, varied
 from dgm_lib.models.classify import BayesClassifier, ClassGaussians, Classifier, change_prior, per_class
 from dgm_lib.models.mixtures import GaussianMixture
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import fit
 
 THREADS, K = 1, 10
 Change = Callable[[Tensor], Tensor]
@@ -135,10 +134,7 @@ def trained(split: Split, change: Change, seed: int, *, channels: int = 1, epoch
     """A network that sees each image changed anew in each epoch."""
     torch.manual_seed(seed)
     model = cnn(channels)
-    optimizer = Adam(model.parameters(), RATE, fused=True)
-    objective = Objective(
-        lambda x, y: model.loss(change(x), y), optimizer, scheduler=CosineAnnealingLR(optimizer, epochs)
-    )
+    objective = adam(lambda x, y: model.loss(change(x), y), model, RATE, epochs=epochs)
     batches = split.batches(100, seed=seed, drop_last=True)
     fit(model, {"-log p(y|x)": objective}, batches, epochs, seed=seed, progress=False)
     return model.requires_grad_(False)

@@ -9,8 +9,6 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam, AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from dgm_lib import datasets, plots, runtime
@@ -21,7 +19,8 @@ from dgm_lib.models.baselines import NaiveBayes
 from dgm_lib.models.energy import EnergyModel, NoiseContrast, ReconstructionEnergy, denoising_score_matching
 from dgm_lib.models.mixtures import GaussianMixture
 from dgm_lib.nets import MLP, ConvEncoder
-from dgm_lib.train import Objective, averaged, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import averaged, fit
 
 # ---- densities in the plane ----------------------------------------------------------------------------------------
 
@@ -65,8 +64,7 @@ def plane_net() -> nn.Module:
 def train(
     model: nn.Module, loss: Callable[..., Tensor], data: Data, seed: int, on_epoch: Callable[[], None] | None = None
 ) -> None:
-    optimizer = Adam([p for p in model.parameters() if p.requires_grad], 5e-3, fused=True)
-    objective = Objective(loss, optimizer, scheduler=CosineAnnealingLR(optimizer, EPOCHS))
+    objective = adam(loss, model, 5e-3, epochs=EPOCHS)
     fit(model, {"loss": objective}, data.train.batches(500, seed=seed), EPOCHS, seed=seed, on_epoch=on_epoch)
 
 
@@ -109,8 +107,8 @@ def cold_model(seed: int) -> EnergyModel:
 def train_digits(model: EnergyModel, seed: int, epochs: int) -> EnergyModel:
     """The model with its averaged weights."""
     digits = datasets.load("digits")
-    optimizer = AdamW(model.parameters(), 1e-3, betas=(0.5, 0.999), weight_decay=0.1, fused=True)
-    objective = Objective(model.loss, optimizer, clip=10.0, scheduler=CosineAnnealingLR(optimizer, epochs))
+    how = {"betas": (0.5, 0.999), "weight_decay": 0.1, "clip": 10.0}
+    objective = adam(model.loss, model, 1e-3, epochs=epochs, **how)
     average = averaged(model, 0.99)
     batches = digits.train.batches(100, seed=seed, transform=blurred)
     fit(model, {"-log p": objective}, batches, epochs, seed=seed, ema=average)
@@ -156,7 +154,7 @@ def judge() -> Judge:
     model = Judge()
     fit(
         model,
-        {"ce": Objective(model.loss, Adam(model.parameters(), 1e-3))},
+        {"ce": adam(model.loss, model, 1e-3)},
         datasets.load("digits").train.batches(100),
         60,
     )

@@ -36,7 +36,8 @@ from dgm_lib.datasets.paths import cache_folder
 from dgm_lib.distributions import StandardNormal
 from dgm_lib.models.gan import GAN
 from dgm_lib.nets import DCCritic, DCGenerator, frozen
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import fit
 
 VERSION = "0.1.0"
 SHAPE, LATENTS, WIDTH = (1, 28, 28), 64, 64
@@ -55,8 +56,8 @@ def new_gan(seed: int) -> GAN:
 
 def ours(gan: GAN, split: Split, bf16: bool = False) -> None:
     objectives = {
-        "critic": Objective(gan.critic_loss, Adam(gan.critic.parameters(), **ADAM, fused=True)),
-        "generator": Objective(gan.generator_loss, Adam(gan.generator.parameters(), **ADAM, fused=True)),
+        "critic": adam(gan.critic_loss, gan.critic, ADAM["lr"], betas=ADAM["betas"]),
+        "generator": adam(gan.generator_loss, gan.generator, ADAM["lr"], betas=ADAM["betas"]),
     }
     fit(gan, objectives, split.batches(BATCH), 1, bf16=bf16)
 

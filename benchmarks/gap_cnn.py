@@ -10,15 +10,14 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.classify_figures import THREADS, K, beside, in_words, wrong
 from benchmarks.harness import Measurement
 from dgm_lib import datasets
 from dgm_lib.datasets import Split
 from dgm_lib.models.classify import Classifier
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import fit
 
 WIDTH, MASKS, SHORT, LONG = 32, 5, 100, 300
 
@@ -42,8 +41,7 @@ def trained(split: Split, epochs: int, seed: int) -> Classifier:
         share = 0.2 + 0.6 * torch.rand(len(x), 1, 1, 1)
         return model.loss(beside(x, torch.rand_like(x) > share), y)
 
-    adam = AdamW(model.parameters(), 4e-3, weight_decay=0.05, fused=True)
-    objective = Objective(loss, adam, scheduler=CosineAnnealingLR(adam, epochs))
+    objective = adam(loss, model, 4e-3, epochs=epochs, weight_decay=0.05)
     fit(model, {"-log p(y|x)": objective}, split.batches(100, seed=seed), epochs, seed=seed, progress=False)
     return model.eval().requires_grad_(False)
 

@@ -23,6 +23,7 @@ from dgm_lib.measures.two_sample import frechet_distance, precision_recall
 from dgm_lib.models.vae import VAE
 from dgm_lib.models.vae_gan import VAEGAN
 from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic
+from dgm_lib.objective import adam
 from dgm_lib.train import Objective, averaged, fit
 
 LETTERS, SHAPE, LATENTS, WIDTH, GAME, THREADS = "ABC", (1, 28, 28), 32, 256, 100.0, 1
@@ -35,8 +36,8 @@ def trained_vae(split: Split, seed: int) -> VAE:
     encoder = Labelled(MLP(28 * 28 + n, WIDTH, WIDTH, 2 * LATENTS), n, flat=True)
     decoder = Labelled(nn.Sequential(MLP(LATENTS + n, WIDTH, WIDTH, SHAPE), nn.Sigmoid()), n)
     vae = VAE(encoder, decoder, StandardNormal(LATENTS), NormalNoise(0.2), n_classes=n)
-    adam = Adam(vae.parameters(), 1e-3, fused=True)
-    objective = Objective(vae.loss, adam, scheduler=LinearLR(adam, 1, 0.3, VAE_EPOCHS))
+    optimizer = Adam(vae.parameters(), 1e-3, fused=True)
+    objective = Objective(vae.loss, optimizer, scheduler=LinearLR(optimizer, 1, 0.3, VAE_EPOCHS))
     average = averaged(vae, 0.995)
     fit(vae, {"-ELBO": objective}, split.batches(64, seed=seed), VAE_EPOCHS, seed=seed, ema=average)
     return average.module
@@ -52,10 +53,7 @@ def played_on(vae: VAE, game_weight: float, split: Split, seed: int) -> VAEGAN:
         ("decoder", model.decoder_loss, vae.decoder, 3e-4),
         ("encoder", model.encoder_loss, vae.encoder, 3e-4),
     )
-    players = {
-        name: Objective(loss, Adam(net.parameters(), rate, betas=(0.5, 0.99), fused=True))
-        for name, loss, net, rate in parts
-    }
+    players = {name: adam(loss, net, rate, betas=(0.5, 0.99)) for name, loss, net, rate in parts}
     average = averaged(model, 0.99)
     fit(model, players, split.batches(32, seed=seed, drop_last=True), EPOCHS, seed=seed, ema=average)
     return average.module

@@ -17,8 +17,6 @@ from time import process_time
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from dgm_lib import datasets, runtime
@@ -30,7 +28,8 @@ from dgm_lib.measures.robustness import pgd
 from dgm_lib.models.energy import EnergyModel
 from dgm_lib.models.joint_energy import JointEnergyModel, LogitEnergy
 from dgm_lib.nets import ConvEncoder
-from dgm_lib.train import History, Objective, averaged, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import History, averaged, fit
 
 SHAPE, K, THREADS = (1, 8, 8), 10, 1
 BLUR, MORE_BLUR = 0.1, 0.2  # the density is one of blurred digits, on which chains can walk
@@ -63,8 +62,8 @@ def trained(
     """The model with its averaged weights; a weight of 0 is the same network trained plainly."""
     runtime.seed_everything(seed)
     model, split = joint_model(weight, blur), datasets.load("digits").train
-    optimizer = AdamW(model.parameters(), rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    objective = Objective(model.loss, optimizer, clip=10.0, scheduler=CosineAnnealingLR(optimizer, epochs))
+    how = {"betas": (0.9, 0.99), "weight_decay": 0.01, "clip": 10.0}
+    objective = adam(model.loss, model, rate, epochs=epochs, **how)
     average, batches = averaged(model, 0.98), split.batches(100, seed=seed, transform=partial(blurred, blur=blur))
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "run.pt"

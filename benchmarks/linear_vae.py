@@ -10,8 +10,6 @@ from time import perf_counter
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from dgm_lib import datasets, runtime
@@ -20,7 +18,8 @@ from dgm_lib.distributions import NormalNoise, StandardNormal
 from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import fit
 
 LATENTS, EPOCHS, BATCH, RATE = 8, 800, 100, 3e-2
 
@@ -53,8 +52,7 @@ def trained(digits: Data, seed: int) -> VAE:
     """From random weights; EPOCHS and RATE were chosen on the validation digits."""
     runtime.seed_everything(seed)
     vae = VAE(MLP(64, 2 * LATENTS), MLP(LATENTS, 64), StandardNormal(LATENTS), NormalNoise())
-    optimizer = Adam(vae.parameters(), RATE, fused=True)
-    objective = Objective(vae.loss, optimizer, scheduler=CosineAnnealingLR(optimizer, EPOCHS))
+    objective = adam(vae.loss, vae, RATE, epochs=EPOCHS)
     batches = digits.train.batches(BATCH, seed=seed, transform=points)
     fit(vae, {"-ELBO": objective}, batches, EPOCHS, seed=seed, progress=False)
     return vae

@@ -17,8 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from benchmarks.vae_practice import LEVELS, SIDE, pooled
@@ -31,7 +29,8 @@ from dgm_lib.measures.metrics import balanced_accuracy
 from dgm_lib.models.classify import Classifier, change_prior, class_prior
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP, ConvEncoder, Labelled
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import fit
 
 THREADS, CLASSES = 1, "0123456789"
 K, FREQUENT, RARE = len(CLASSES), 500, 10
@@ -205,8 +204,7 @@ def train(
     """About so many steps of Adam, with a rate that falls to 0."""
     split = Split(*examples)
     epochs = round(steps * batch / len(split))
-    optimizer = Adam(model.parameters(), RATE, fused=True)
-    objective = Objective(loss, optimizer, scheduler=CosineAnnealingLR(optimizer, epochs))
+    objective = adam(loss, model, RATE, epochs=epochs)
     batches = split.batches(batch, seed=seed, transform=augment)
     fit(model, {"loss": objective}, batches, epochs, seed=seed, progress=False)
     model.eval()

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
-from torch.optim import Adam
 
 from benchmarks.fit_speed import BATCH, VAE, random_images
 from benchmarks.harness import ROOT, Measurement, alternate
 from dgm_lib import runtime
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import fit
 
 N, EPOCHS = 30_000, 3
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -34,7 +34,7 @@ def train(folder: Path, seed: int) -> None:
     rank, n_processes = runtime.start_processes()
     torch.manual_seed(runtime.derive_seed(seed, rank))  # other weights in each: only `fit` can make them equal
     model = VAE()
-    objective = Objective(model.loss, Adam(model.parameters(), 1e-3, fused=True))
+    objective = adam(model.loss, model, 1e-3)
     history = fit(model, {"-ELBO": objective}, split.batches(BATCH, seed=seed), epochs=EPOCHS, seed=seed)
     visited = N // n_processes * n_processes
     report = {"images_per_second": visited / min(history.seconds), "weights": fingerprint(model)}

@@ -8,8 +8,6 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from benchmarks.rbm_accuracy import binarised_mnist
@@ -26,6 +24,7 @@ from dgm_lib.distributions import (
 from dgm_lib.measures import metrics
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
+from dgm_lib.objective import adam
 from dgm_lib.train import EarlyStopping, Objective, averaged, fit
 
 THREADS = 2
@@ -58,7 +57,7 @@ def digits_model(split: Split, seed: int) -> VAE:
     )
     model = VAE(encoder, decoder, MixturePrior(20, latents), pixels, draws=5)
     average = averaged(model, 0.99)
-    objective = Objective(model.loss, Adam(model.parameters(), 2e-3, fused=True))
+    objective = adam(model.loss, model, 2e-3)
     fit(model, {"-log p": objective}, split.batches(50, seed=seed), 80, seed=seed, ema=average)
     return average.module
 
@@ -92,8 +91,7 @@ def quick_model(split: Split, seed: int) -> VAE:
     latents, width = 8, 256
     encoder, decoder = MLP(64, width, 2 * latents), MLP(latents, width, (2, *split.x.shape[2:]))
     model = VAE(encoder, decoder, StandardNormal(latents), partial(logistic_pixels, levels=split.levels))
-    optimizer = Adam(model.parameters(), 5e-3, fused=True)
-    objective = Objective(model.loss, optimizer, scheduler=CosineAnnealingLR(optimizer, QUICK_EPOCHS))
+    objective = adam(model.loss, model, 5e-3, epochs=QUICK_EPOCHS)
     fit(model, {"-ELBO": objective}, split.batches(50, seed=seed), QUICK_EPOCHS, seed=seed)
     return model
 
@@ -178,8 +176,7 @@ def mnist_model(split: Split, validation: Tensor, seed: int) -> VAE:
     encoder, decoder = MLP(784, width, width, 2 * latents), MLP(latents, width, width, (1, 28, 28))
     model = VAE(encoder, decoder, StandardNormal(latents), bernoulli_pixels, draws=5)
     average = averaged(model, 0.999)
-    optimizer = Adam(model.parameters(), 1e-3, fused=True)
-    objective = Objective(model.loss, optimizer, scheduler=CosineAnnealingLR(optimizer, MNIST_EPOCHS))
+    objective = adam(model.loss, model, 1e-3, epochs=MNIST_EPOCHS)
 
     def held_out() -> dict[str, float]:
         return {"validation": -average.module.iw_bound(validation, 20).mean().item()}

@@ -9,8 +9,6 @@ from statistics import mean, median
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.harness import Measurement
 from benchmarks.vae_figures import THREADS, digits_model
@@ -22,7 +20,8 @@ from dgm_lib.models.mixtures import GaussianMixture
 from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP, Labelled
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import fit
 
 # ---- rotation ------------------------------------------------------------------------------------------------------
 
@@ -168,8 +167,7 @@ def trained_vae(split: Split, seed: int) -> VAE:
 @torch.enable_grad()
 def train_on_rows(model: nn.Module, loss: Callable[..., Tensor], split: Split, epochs: int, seed: int) -> None:
     """Adam with a rate that falls to 0, on loss(x, row): the label of an example is its place in the split."""
-    optimizer = Adam(model.parameters(), 2e-3, fused=True)
-    objective = Objective(loss, optimizer, scheduler=CosineAnnealingLR(optimizer, epochs))
+    objective = adam(loss, model, 2e-3, epochs=epochs)
     rows = Split(split.x, torch.arange(len(split)), split.levels)
     fit(model, {"loss": objective}, rows.batches(100, seed=seed), epochs, seed=seed, progress=False)
     model.eval()

@@ -24,7 +24,6 @@ from time import perf_counter
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from benchmarks.harness import Measurement, alternate
 from benchmarks.rbm_speed import binary_glyphs
@@ -34,7 +33,8 @@ from dgm_lib.distributions import StandardNormal, bernoulli_pixels
 from dgm_lib.measures import metrics
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import adam
+from dgm_lib.train import fit
 
 VERSION = "0.1.2"
 HIDDEN, LATENTS, BATCH, RATE, EPOCHS, THREADS = 400, 20, 128, 1e-3, 5, 2
@@ -52,7 +52,7 @@ def new_model(seed: int) -> VAE:
 
 
 def ours(model: VAE, split: Split, seed: int) -> None:
-    objective = Objective(model.loss, Adam(model.parameters(), RATE, fused=True))
+    objective = adam(model.loss, model, RATE)
     fit(model, {"-ELBO": objective}, split.batches(BATCH, seed=seed), EPOCHS, seed=seed)
 
 

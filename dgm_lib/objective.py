@@ -14,8 +14,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, SequentialLR
+from torch.optim import LBFGS, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, SequentialLR
 
 from dgm_lib import checkpoint, checks, runtime
 
@@ -152,6 +152,30 @@ class Objective:
                 for name, value in held.items() if isinstance(held, dict) else ():
                     with suppress(ValueError):  # functions, and the optimizer itself
                         held[name] = checkpoint.plain(value, name)
+
+
+def adam(
+    loss: Callable[..., Tensor],
+    net: nn.Module,
+    rate: float,
+    *,
+    epochs: int | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    every: int = 1,
+) -> Objective:
+    """The recipe of this course: AdamW on what `net` lets train. Loshchilov & Hutter 2019, algorithm 2.
+
+    epochs: if given, the rate falls to 0 over so many along half a cosine (ibid., section 4; Loshchilov & Hutter 2017,
+    eq. 5); without, it stays. weight_decay 0 is plain Adam. For anything else, make an `Objective` by hand.
+    """
+    free = [p for p in net.parameters() if p.requires_grad]
+    if not free:
+        raise ValueError(f"the {type(net).__name__} has no parameter that may move: there is nothing to train")
+    optimizer = AdamW(free, rate, betas=betas, weight_decay=weight_decay, fused=True)
+    schedule = None if epochs is None else CosineAnnealingLR(optimizer, epochs)
+    return Objective(loss, optimizer, every=every, clip=clip, scheduler=schedule)
 
 
 def schedules_in(schedule: LRScheduler | None) -> Iterator[LRScheduler]:

@@ -35,6 +35,7 @@ class Family:
     model: nn.Module
     objectives: dict[str, Objective]
     split: Split
+    draws: bool = True  # whether a loss of it draws random numbers
 
 
 def adam(module: nn.Module, rate: float = 1e-2) -> torch.optim.Adam:
@@ -52,19 +53,21 @@ def pictures(n: int = 96) -> Split:
 
 
 def classifier(net: nn.Module) -> Family:
-    return Family(net, {"cross-entropy": Objective(lambda x, y: cross_entropy(net(x), y), adam(net))}, pictures())
+    return Family(
+        net, {"cross-entropy": Objective(lambda x, y: cross_entropy(net(x), y), adam(net))}, pictures(), draws=False
+    )
 
 
 def mixture() -> Family:
     split = points()
     model = GaussianMixture.start(split.x, 2)
-    return Family(model, {"-log p": Objective(model.loss, adam(model))}, split)
+    return Family(model, {"-log p": Objective(model.loss, adam(model))}, split, draws=False)
 
 
 def ppca() -> Family:
     split = points()
     model = PPCA.start(split.x, 1)
-    return Family(model, {"-log p": Objective(model.loss, adam(model))}, split)
+    return Family(model, {"-log p": Objective(model.loss, adam(model))}, split, draws=False)
 
 
 class TwoPlayers(nn.Module):
@@ -129,7 +132,7 @@ def vq_vae() -> Family:
     split = pictures()
     model = VQVAE(MLP(64, 16, (4, 2, 2)), MLP(16, 16, (2, 8, 8)), partial(logistic_pixels, levels=17), 8, (4, 2, 2))
     model.revive(split.scaled())
-    return Family(model, {"-log p(x|z), codes": Objective(model.loss, adam(model))}, split)
+    return Family(model, {"-log p(x|z), codes": Objective(model.loss, adam(model))}, split, draws=False)
 
 
 def adversaries(model: GAN, split: Split, *, every: int = 1) -> Family:

@@ -287,6 +287,41 @@ def test_form(check, path):
     assert not problems, "\n".join(problems)
 
 
+def definitions(notebook: NotebookNode) -> dict[str, str]:
+    """The functions and classes that a notebook defines: what each does -> its name."""
+    cells = [cell for _, cell in code_cells(notebook) if "def " in cell.source or "class " in cell.source]
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
+    found = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not is_asked(node)]
+    return {"\n".join(map(ast.unparse, node.body)): node.name for node in found}
+
+
+def is_asked(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Whether the body is left to the reader."""
+    return ast.unparse(node.body[-1]) == "..."
+
+
+def defined_twice(notebooks: dict[str, NotebookNode]) -> list[str]:
+    """What stands in two notebooks, and so belongs into the library."""
+    seen, found = {}, []
+    for path, notebook in notebooks.items():
+        for what, name in definitions(notebook).items():
+            if what in seen:
+                found.append(f"{path} defines {name}, which {seen[what]} has already")
+            seen[what] = path
+    return found
+
+
+def test_no_two_notebooks_define_the_same():
+    assert defined_twice({path.stem: nbformat.read(path, as_version=nbformat.NO_CONVERT) for path in NOTEBOOKS}) == []
+
+
+def test_what_two_notebooks_define_is_seen():
+    first, second = (new_notebook(cells=[new_code_cell(f"def {f}(x):\n    return x + 1")]) for f in "fg")
+    asked = new_notebook(cells=[new_code_cell("def my_f(x):\n    ...")])
+    assert defined_twice({"1": first, "2": second}) == ["2 defines g, which 1 has already"]
+    assert defined_twice({"1": first, "2": asked, "3": asked}) == []
+
+
 # ---- each check fails where it should, and only there --------------------------------------------------------------
 
 

@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import SWALR
 
 from dgm_lib.checkpoint import CheckpointError
-from dgm_lib.train import Objective, fit
+from dgm_lib.objective import Objective, adam
+from dgm_lib.train import fit
 
 STEPS = 6
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")  # torch says so of chains in sequences
@@ -359,3 +360,40 @@ def test_players_may_move_parts_frozen_parts_and_buffers():
     fit(net, {"a": Objective(loss, SGD([*net.parameters(), net.scale], 0.1))}, batches(), 2, progress=False)
     assert torch.equal(net[0].weight, before)
     assert net.scale.item() != 1
+
+
+# ---- the recipe ----------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_is_adamw_whose_rate_falls_to_0():
+    net = nn.Linear(2, 1)
+    net.bias.requires_grad_(False)
+    loss = lambda x, y: net(x).square().mean()  # noqa: E731
+    player = adam(loss, net, 0.1, epochs=4, betas=(0.5, 0.9), weight_decay=0.2, clip=3.0, every=2)
+    assert player.parameters() == [net.weight]
+    assert (player.clip, player.every) == (3.0, 2)
+    (group,) = player.optimizer.param_groups
+    assert (type(player.optimizer), group["betas"], group["weight_decay"]) == (AdamW, (0.5, 0.9), 0.2)
+    rates = []
+    for _ in range(4):
+        rates += player.rates()
+        player.turn((torch.ones(3, 2), None))
+        player.step_schedule()
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * k / 4)) for k in range(4)])
+    assert player.rates() == pytest.approx([0], abs=1e-9)
+
+
+def test_without_epochs_it_is_plain_adam():
+    nets = [nn.Linear(2, 1) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    losses = [lambda x, y, net=net: net(x).square().mean() for net in nets]
+    players = [adam(losses[0], nets[0], 0.1), Objective(losses[1], Adam(nets[1].parameters(), 0.1, fused=True))]
+    for player in players:
+        for _ in range(5):
+            player.turn((torch.ones(3, 2), None))
+    assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+def test_a_network_without_anything_to_train_is_refused():
+    with pytest.raises(ValueError, match="the Linear has no parameter that may move"):
+        adam(lambda x, y: x.sum(), nn.Linear(2, 1).requires_grad_(False), 0.1)

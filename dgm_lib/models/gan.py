@@ -11,7 +11,8 @@ Other games keep the two players and change what each lowers: see `Game`. None o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from torch.nn.functional import softplus
 
 from dgm_lib import checks
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.nets import explained, frozen, given, on_trial, one_number
+from dgm_lib.nets import MLP, Labelled, ProjectionCritic, explained, frozen, given, on_trial, one_number
 
 Critic = Callable[[Tensor], Tensor]
 Penalty = Callable[[Critic, Tensor, Tensor], Tensor]
@@ -267,3 +268,17 @@ class GAN(nn.Module):
         """As of any module. Nothing is kept beyond it, so that an epoch begins as it would after a resume."""
         self._kept = Kept()
         return super().train(mode)
+
+
+def conditional_gan(n_latents: int, shape: Sequence[int], n_classes: int) -> GAN:
+    """A GAN of small images and their classes, pixels in 0 … 1: fully connected networks, slopes kept by R1."""
+    body = nn.Sequential(MLP(math.prod(shape), 256, 128), nn.SiLU())
+    return GAN(
+        Labelled(MLP(n_latents + n_classes, 128, 256, shape), n_classes),
+        ProjectionCritic(body, 128, n_classes),
+        StandardNormal(n_latents),
+        box=(0, 1),
+        n_classes=n_classes,
+        penalty=r1,
+        penalty_weight=1.0,
+    )

@@ -149,13 +149,16 @@ class VAE(nn.Module):
         checks.check_batch(x, self.shape, self)
         if self.draws > 1:
             return -self.iw_bound(x, self.draws, y).mean()
-        if self.free_bits:
-            q = self.posterior(x, y)
-            per_latent = kl_divergence(q.base_dist, self.prior.distribution().base_dist).mean(0)  # (D,)
-            kl = per_latent.clamp(min=self.free_bits).sum()
-            return self.beta * kl - self.decode(q.rsample(), y).log_prob(x).mean()
-        reconstruction, kl = self.elbo_terms(x, y)
-        return (self.beta * kl - reconstruction).mean()
+        q = self.posterior(x, y)
+        z = q.rsample()
+        return self.beta * self._paid(q, z) - self.decode(z, y).log_prob(x).mean()
+
+    def _paid(self, q: Distribution, z: Tensor) -> Tensor:
+        """The mean KL of a batch; with free bits each latent's, but at least so much."""
+        if not self.free_bits:
+            return self.kl(q, z).mean()
+        per_latent = kl_divergence(q.base_dist, self.prior.distribution().base_dist).mean(0)  # (D,)
+        return per_latent.clamp(min=self.free_bits).sum()
 
     # -- use
 
