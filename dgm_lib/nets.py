@@ -75,37 +75,6 @@ class ConvDecoder(nn.Sequential):
         )
 
 
-class ResidualBlock(nn.Module):
-    """x + f(x), f two 3×3 convolutions. Its last layer starts at zero, so that the block starts as the identity."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.f = nn.Sequential(
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-        nn.init.zeros_(self.f[-1].weight)
-        nn.init.zeros_(self.f[-1].bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.f(x)
-
-
-class ResidualNet(nn.Sequential):
-    """Image to vector through residual blocks: (B, C, H, W) -> (B, n_out); halves the image after each block."""
-
-    def __init__(self, shape: tuple[int, int, int], n_out: int, width: int = 32, blocks: int = 2):
-        layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1)]
-        for _ in range(blocks):
-            layers += [ResidualBlock(width), nn.AvgPool2d(2)]
-        h, w = (side // 2**blocks for side in shape[1:])
-        if min(h, w) < 1:
-            raise ValueError(f"{blocks} blocks halve an image of {shape[1]}×{shape[2]} to nothing: take fewer")
-        super().__init__(*layers, nn.SiLU(), nn.Flatten(), nn.Linear(width * h * w, n_out))
-
-
 # ---- generators and critics ----------------------------------------------------------------------------------------
 
 
@@ -152,23 +121,6 @@ class DCCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
-
-
-class ResidualGenerator(nn.Sequential):
-    """Latents to image through residual blocks: (B, n_latents) -> (B, C, H, W), the mirror of `ResidualNet`.
-
-    Each block comes after the image was doubled. ResidualNet(shape, 1) is the critic beside it. No batch norm.
-    """
-
-    def __init__(self, n_latents: int, shape: tuple[int, int, int], width: int = 32, blocks: int = 2):
-        if shape[1] % 2**blocks or shape[2] % 2**blocks:
-            sides = f"height and width must be multiples of {2**blocks}, not {shape[1]}×{shape[2]}"
-            raise ValueError(f"{sides}, where {blocks} blocks double the image: pad or crop it, or take fewer blocks")
-        start = (width, shape[1] // 2**blocks, shape[2] // 2**blocks)
-        layers: list[nn.Module] = [MLP(n_latents, start)]
-        for _ in range(blocks):
-            layers += [nn.Upsample(scale_factor=2), ResidualBlock(width)]
-        super().__init__(*layers, nn.SiLU(), nn.Conv2d(width, shape[0], 3, padding=1))
 
 
 class ProjectionCritic(nn.Module):

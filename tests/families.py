@@ -24,7 +24,7 @@ from dgm_lib.models.semi_supervised import M2
 from dgm_lib.models.vae import VAE
 from dgm_lib.models.vae_gan import VAEGAN
 from dgm_lib.models.vq_vae import VQVAE
-from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic, ResidualNet
+from dgm_lib.nets import MLP, ConvEncoder, DCCritic, Labelled, ProjectionCritic
 from dgm_lib.train import Objective
 
 
@@ -123,7 +123,7 @@ def vae(*, draws: int = 1) -> Family:
 
 def conditional_vae() -> Family:
     """Networks that are told the label of each picture."""
-    encoder, decoder = Labelled(ResidualNet((4, 8, 8), 8, width=4), 3), Labelled(MLP(7, 16, (2, 8, 8)), 3)
+    encoder, decoder = Labelled(ConvEncoder((4, 8, 8), 8, width=4), 3), Labelled(MLP(7, 16, (2, 8, 8)), 3)
     model = VAE(encoder, decoder, StandardNormal(4), partial(logistic_pixels, levels=17), n_classes=3)
     return Family(model, {"-ELBO": Objective(model.loss, adam(model))}, pictures())
 
@@ -213,7 +213,7 @@ def joint_energy() -> Family:
 
 FAMILIES: dict[str, Callable[[], Family]] = {
     "softmax classifier": lambda: classifier(MLP(64, 3)),
-    "residual classifier": lambda: classifier(ResidualNet((1, 8, 8), 3, width=8)),
+    "convolutional classifier": lambda: classifier(ConvEncoder((1, 8, 8), 3, width=8)),
     "mixture of Gaussians": mixture,
     "probabilistic PCA": ppca,
     "VAE": vae,

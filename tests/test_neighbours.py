@@ -80,7 +80,6 @@ MEASURES = {
     "nearest distance": second_nearest,
     "by class": by_class,
     "precision and recall": lambda x: torch.tensor(two_sample.precision_recall(x[:60], x[60:])),
-    "density and coverage": lambda x: torch.tensor(two_sample.density_coverage(x[:60], x[60:])),
     "1-NN": lambda x: torch.tensor(two_sample.two_sample_accuracy(x[:60], x[60:])),
     "Fréchet": lambda x: torch.tensor(two_sample.frechet_distance(x[:60], x[60:] + 1)),
     "trustworthiness": lambda x: torch.tensor(latents.trustworthiness(x, x[:, :2], 5)),
@@ -136,21 +135,6 @@ def test_what_is_not_finite_lies_nowhere_and_is_named(wrong):
 
 
 # ---- ties ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("atoms", [1, 2, 10, 100])
-@pytest.mark.parametrize("k", [1, 5, 20])
-def test_the_density_of_equal_laws_is_about_1_however_many_copies_there_are(atoms, k):
-    """Its deviation over 200 examples is below √(2 / 200) for k = 1: four of them."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randint(atoms, (200, 1), generator=generator).float() for _ in range(2))
-    assert two_sample.density_coverage(a, b, k).density == pytest.approx(1, abs=0.4)
-
-
-def test_density_by_hand_where_balls_hold_more_than_k():
-    """k = 1: each 0 has a ball of radius 0 with two others, 5 one of radius 5 with three, which holds all made ones."""
-    real, made = torch.tensor([[0.0], [0.0], [0.0], [5.0]]), torch.tensor([[0.0], [10.0]])
-    assert two_sample.density_coverage(real, made, 1) == (pytest.approx((3 * 1 / 2 + 2 / 3) / 2), 1.0)
 
 
 def test_votes_that_tie_do_not_hang_on_the_order():

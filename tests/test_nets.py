@@ -14,9 +14,6 @@ from dgm_lib.nets import (
     DCGenerator,
     Labelled,
     ProjectionCritic,
-    ResidualBlock,
-    ResidualGenerator,
-    ResidualNet,
     frozen,
     n_parameters,
     one_number,
@@ -34,7 +31,6 @@ def close(actual, expected, **tolerances):
 def test_image_networks_map_to_vectors_and_back(shape):
     x = torch.rand(2, *shape)
     assert ConvEncoder(shape, 10, width=4)(x).shape == (2, 10)
-    assert ResidualNet(shape, 10, width=4)(x).shape == (2, 10)
     assert ConvDecoder(5, shape, width=4)(torch.rand(2, 5)).shape == (2, *shape)
     channels, h, w = shape
     assert MLP(channels * h * w, 16, 10)(x).shape == (2, 10)
@@ -48,16 +44,9 @@ def test_mlp_without_hidden_layer_is_linear():
     assert n_parameters(net) == 3 * 2 + 2
 
 
-def test_a_residual_block_starts_as_the_identity():
-    x = torch.randn(2, 4, 8, 8)
-    torch.testing.assert_close(ResidualBlock(4)(x), x)
-
-
 def test_sizes_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="multiples of 4, not 30×30"):
         ConvEncoder((1, 30, 30), 4)
-    with pytest.raises(ValueError, match="4 blocks halve an image of 8×8 to nothing"):
-        ResidualNet((1, 8, 8), 4, blocks=4)
 
 
 # ---- generators and critics ----------------------------------------------------------------------------------------
@@ -67,7 +56,6 @@ def test_sizes_that_cannot_be_halved_are_refused():
 def test_generators_make_images_of_which_critics_say_one_number(shape):
     z, x = torch.randn(2, 5), torch.rand(2, *shape)
     assert DCGenerator(5, shape, width=4)(z).shape == (2, *shape)
-    assert ResidualGenerator(5, shape, width=4)(z).shape == (2, *shape)
     critic = DCCritic(shape, width=4)
     assert critic(x).shape == (2, 1)
     assert critic.body(x).shape == (2, critic.n_features)
@@ -77,12 +65,12 @@ def test_generators_make_images_of_which_critics_say_one_number(shape):
 def test_what_comes_out_is_raw():
     """Both signs, and no wall: what it means is for the model to say."""
     torch.manual_seed(0)
-    for generator in (DCGenerator(5, (1, 8, 8), width=4), ResidualGenerator(5, (1, 8, 8), width=4)):
-        with torch.no_grad():
-            generator[-1].weight.mul_(100)
-            x = generator(torch.randn(50, 5))
-        assert x.min() < -2
-        assert x.max() > 2
+    generator = DCGenerator(5, (1, 8, 8), width=4)
+    with torch.no_grad():
+        generator[-1].weight.mul_(100)
+        x = generator(torch.randn(50, 5))
+    assert x.min() < -2
+    assert x.max() > 2
 
 
 def test_a_critic_looks_at_each_example_alone():
@@ -98,8 +86,6 @@ def test_sizes_that_cannot_be_doubled_to_are_refused():
     for make in (lambda shape: DCGenerator(4, shape), DCCritic):
         with pytest.raises(ValueError, match="multiples of 4, not 30×28"):
             make((1, 30, 28))
-    with pytest.raises(ValueError, match="multiples of 8, not 28×28, where 3 blocks double the image"):
-        ResidualGenerator(4, (1, 28, 28), blocks=3)
 
 
 def test_a_projection_critic_is_its_formula():
@@ -137,7 +123,7 @@ def largest_singular_values(net, steps=200):
     ("net", "n_layers"),
     [
         (lambda: DCCritic((3, 8, 8), width=4), 3),
-        (lambda: ResidualNet((1, 8, 8), 1, width=4), 6),
+        (lambda: ConvEncoder((1, 8, 8), 1, width=4), 4),
         (lambda: ProjectionCritic(MLP(6, 8, 4), 4, 3), 4),
         (lambda: DCGenerator(5, (1, 8, 8), width=4), 3),
     ],

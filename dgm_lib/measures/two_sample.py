@@ -111,42 +111,13 @@ def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> PrecisionRecall:
     """
     real, made = _features({"real": real, "made": made})
     _check_neighbours({"real": real, "made": made}, k)
-    (of_real, _), (of_made, _) = _balls(real, k), _balls(made, k)
-    return PrecisionRecall(_share_inside(made, real, of_real), _share_inside(real, made, of_made))
+    inside = _share_inside(made, real, _radii(real, k))
+    return PrecisionRecall(inside, _share_inside(real, made, _radii(made, k)))
 
 
-class DensityCoverage(NamedTuple):
-    """Near 1 each for equal laws."""
-
-    density: float  # balls around real examples that a made one lies in, over the k that they hold; may be above 1
-    coverage: float  # share of real examples whose ball holds a made one
-
-
-def density_coverage(real: Tensor, made: Tensor, k: int = 5) -> DensityCoverage:
-    """As `precision_recall`, less moved by outliers: only real examples have balls. Naeem et al. 2020, eq. 4 and 5.
-
-    For equal laws, whatever they are, the density is 1 in the mean, and the coverage
-    1 − Π_i (N − i) / (N + M − i) with i = 1 … k, about 1 − 2^−k where N = M. Where equal distances let a ball hold more
-    than k real examples, it counts as much less; without ties the density is that of the paper.
-    """
-    real, made = _features({"real": real, "made": made})
-    _check_neighbours({"real": real}, k)
-    _check_enough({"made": made}, 1, "the density")
-    radii, held = _balls(real, k)
-    caught = torch.zeros(len(real), dtype=torch.int64)  # made examples in each ball
-    for rows in blocks(made, real):
-        caught += (distances(rows, real) <= radii).sum(0)
-    return DensityCoverage((caught / held).sum().item() / len(made), (caught > 0).double().mean().item())
-
-
-def _balls(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The distance of each row to the k-th nearest other row, and how many of these lie within: (N, D) -> (N,) each."""
-    radii, held = [], []
-    for rows in blocks(x, x):
-        far = distances(rows, x)
-        radii.append(far.topk(k + 1, largest=False).values[:, -1])  # its distance to itself, 0, is the first
-        held.append((far <= radii[-1][:, None]).sum(1) - 1)
-    return torch.cat(radii), torch.cat(held)
+def _radii(x: Tensor, k: int) -> Tensor:
+    """The distance of each row to the k-th nearest other row: (N, D) -> (N,). That to itself, 0, is the first."""
+    return torch.cat([distances(rows, x).topk(k + 1, largest=False).values[:, -1] for rows in blocks(x, x)])
 
 
 def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
@@ -177,21 +148,11 @@ def by_neighbours(train: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return (torch.cat(votes) > k / 2 + ROUNDING).long()
 
 
-def by_hyperplane(train: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Logistic regression on standardised features: (N, D), (N,), (M, D) -> (M,)."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return torch.from_numpy(model.fit(train.numpy(), y.numpy()).predict(x.numpy()))
-
-
 def two_sample_accuracy(a: Tensor, b: Tensor, classify: Classify = by_neighbours, *, seed: int = 0) -> TwoSampleTest:
     """Can a classifier, trained on half of the examples, name the sample of the other half? Lopez-Paz & Oquab 2017.
 
     As many examples of each are used as the smaller sample has. classify: `by_neighbours` as in that paper,
-    `by_hyperplane`, or any other. The p-value is exact for every number of examples and every classifier: that of
+    or any other. The p-value is exact for every number of examples and every classifier: that of
     Fisher's test, of which the paper has the normal approximation. It says how sure a difference is, not how large.
     """
     a, b = _features({"a": a, "b": b})
