@@ -658,7 +658,7 @@ def clouds(generator: Generator) -> list[tuple[Tensor, Tensor, float]]:
         around(0.5 * ring, [0, 2, 4], [0.1, 0.2, 0.1], 0.9),  # modes so near that one sample serves two
         around(ring, rare, [0.5] * 299 + [2.5], 0.3),
         around(ring, [1, 2, 6, 7, 7], [0.8, 0.85, 0.9, 0.95, 2.0], 2.0 / 3),
-        (torch.tensor([[0.0, 0.25], [3.0, 0.3]]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]), 0.25),  # on the border
+        (torch.tensor([[0.0, 0.25], [3.0, 0.5]]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]), 0.25),  # on the border
     ]
 
 
