@@ -1,7 +1,7 @@
 """Exercises that answer back. In a notebook: `check("cross_entropy", my_cross_entropy)`.
 
 `hint(name)` says where to begin, `solution(name)` prints the reference. A notebook's exercises stand in the list
-EXERCISES of its own file; that file is named in NOTEBOOKS below, and nothing else has to know of it.
+EXERCISES of a file named like it; nothing else has to know of that file.
 """
 
 from __future__ import annotations
@@ -9,40 +9,15 @@ from __future__ import annotations
 import inspect
 import textwrap
 from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
 
-from dgm_exercises import (
-    adversarial_learning,
-    boltzmann_machines,
-    deep_energy_models,
-    engine,
-    gan_in_practice,
-    generative_classifiers,
-    latent_variables,
-    learning_from_little_data,
-    start_here,
-    vae_gan,
-    vae_in_practice,
-    what_is_a_generative_model,
-    your_classifier_is_an_energy_model,
-)
+from dgm_exercises import engine
 from dgm_exercises.engine import Exercise, Verdict
 
 __all__ = ["NOTEBOOKS", "Exercise", "Verdict", "check", "find", "hint", "judge", "solution"]
 
-NOTEBOOKS = (
-    start_here,
-    what_is_a_generative_model,
-    boltzmann_machines,
-    deep_energy_models,
-    latent_variables,
-    vae_in_practice,
-    adversarial_learning,
-    gan_in_practice,
-    vae_gan,
-    generative_classifiers,
-    learning_from_little_data,
-    your_classifier_is_an_energy_model,
-)
+NOTEBOOKS = tuple(import_module(f"dgm_exercises.{file.name}") for file in iter_modules(__path__) if not file.ispkg)
 WIDTH = 110
 
 
