@@ -3,6 +3,7 @@
     python run.py course [NAME ...]   execute the notebooks in order, into notebooks/executed/
     python run.py lab                 open JupyterLab
     python run.py test                lint, library tests, and the notebooks against their stored outputs
+    python run.py lint                only the first of these: rules, layout and types of the code
     python run.py store [NAME ...]    execute notebooks in place: the one way in which stored outputs are made
     python run.py bench [ID ...]      measure the figures of benchmarks/README.md
     python run.py elsewhere [OPTION]  what would differ on other processors and with other seeds; --help says more
@@ -36,6 +37,11 @@ STAMP = VENV / "set-up.sha256"
 NBVAL = ["-m", "pytest", "-o", "filterwarnings=default", "--nbval", "--nbval-current-env"]
 NBVAL += ["--nbval-cell-timeout", "600", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
 TWO_WORKERS = ["-n", "2", "--dist", "loadscope"]
+LINT = {
+    "lint": ["-m", "ruff", "check", "."],
+    "format": ["-m", "ruff", "format", "--check", "."],
+    "types": ["-m", "pyrefly", "check", "--python-interpreter-path", str(PYTHON)],
+}
 
 say = partial(print, flush=True)
 
@@ -235,19 +241,25 @@ def elsewhere(options: list) -> int:
     return call([str(PYTHON), "-m", "tools.elsewhere", *options], DGM_DEVICE="cpu")
 
 
+def lint(options: list) -> int:
+    """Rules, layout and types of the code; no options."""
+    return steps(LINT)
+
+
 def test(options: list) -> int:
     """All that is tested, even after a failure; the options go to pytest over the library's tests."""
     notebooks = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
-    steps = {
-        "lint": ["-m", "ruff", "check", "."],
-        "format": ["-m", "ruff", "format", "--check", "."],
-        "library tests": ["-m", "pytest", "-n", "2", *options],
-        "notebooks": [*NBVAL, *TWO_WORKERS, *notebooks],
-    }
-    if not notebooks:
+    commands = {**LINT, "library tests": ["-m", "pytest", "-n", "2", *options]}
+    if notebooks:
+        commands["notebooks"] = [*NBVAL, *TWO_WORKERS, *notebooks]
+    else:
         say("There is no notebook yet: nothing to compare.")
-        del steps["notebooks"]
-    results = {name: timed(name, command) for name, command in steps.items()}
+    return steps(commands)
+
+
+def steps(commands: dict) -> int:
+    """Runs all commands, says how each ended, and returns 1 if one failed."""
+    results = {name: timed(name, command) for name, command in commands.items()}
     say("")
     for name, (code, seconds) in results.items():
         say(f"{name:<14}{seconds:7.1f} s  {'FAILED' if code else 'passed'}")
@@ -280,7 +292,10 @@ def call(command: list, cwd: Path = ROOT, **variables: str) -> int:
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-JOBS = {"course": course, "lab": lab, "test": test, "store": store, "bench": bench, "elsewhere": elsewhere}
+JOBS = {
+    **{"course": course, "lab": lab, "test": test, "lint": lint},
+    **{"store": store, "bench": bench, "elsewhere": elsewhere},
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

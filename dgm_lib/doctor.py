@@ -249,7 +249,7 @@ def packages() -> list[Finding]:
     """The packages that the course asks for: one line that names the main ones, and one for each that is wrong."""
     try:
         asked = _requirements()
-    except (ImportError, PackageNotFoundError):
+    except ImportError:  # PackageNotFoundError is one
         return [Finding("packages", "dgm-lib is not installed", False, REINSTALL)]
     except Exception as error:
         return [Finding("packages", f"what is installed cannot be read ({kind(error)})", False, REINSTALL)]

@@ -239,7 +239,8 @@ def mean_and_log_var(out: Tensor, n: int, n_latents: int, what: str) -> tuple[Te
             f"{what} gives {tuple(out.shape[1:])} an example, and the prior has {n_latents} latents: it must end in "
             f"{2 * n_latents} numbers, a mean and a log-variance for each"
         )
-    return out.chunk(2, 1)
+    mean, log_var = out.chunk(2, 1)
+    return mean, log_var
 
 
 def of_one(shape: torch.Size, n: int, what: str) -> torch.Size:

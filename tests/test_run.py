@@ -319,21 +319,27 @@ def test_every_step_of_the_tests_runs_even_after_a_failure(run, monkeypatch, cap
     commands = []
     monkeypatch.setattr(run, "call", lambda command, **k: commands.append(command[1:]) or int("ruff" in command))
     assert run.test(["-k", "vae"]) == 1
-    lint, layout, library, notebooks = commands
+    lint, layout, types, library, notebooks = commands
     assert lint == ["-m", "ruff", "check", "."]
     assert layout == ["-m", "ruff", "format", "--check", "."]
+    assert types[:3] == ["-m", "pyrefly", "check"]
     assert library == ["-m", "pytest", "-n", "2", "-k", "vae"]
     assert notebooks[-1] == "notebooks/00_a.ipynb"
     assert [word for word in notebooks if "ipynb" in word] == ["notebooks/00_a.ipynb"]
     assert {"--nbval", "--nbval-current-env", "loadscope"} <= set(notebooks)
     assert "-k" not in notebooks
-    summary = capsys.readouterr().out.strip().splitlines()[-4:]
-    assert [line.split()[-1] for line in summary] == ["FAILED", "FAILED", "passed", "passed"]
+    summary = capsys.readouterr().out.strip().splitlines()[-5:]
+    assert [line.split()[-1] for line in summary] == ["FAILED", "FAILED", "passed", "passed", "passed"]
+
+
+def test_lint_runs_what_the_tests_begin_with(run, called):
+    assert run.lint([]) == 0
+    assert [command[0] for command in called] == list(run.LINT.values())
 
 
 def test_without_a_notebook_the_rest_is_tested(run, called, capsys):
     assert run.test([]) == 0
-    assert len(called) == 3
+    assert len(called) == 4
     assert "There is no notebook yet" in capsys.readouterr().out
 
 

@@ -56,8 +56,8 @@ def load(
     key = f"{FORMAT} {n} {seed} {shares} {' '.join(classes)} {_sheet_digest()}"
     made = cache.arrays(f"glyphs-{sha256(key.encode()).hexdigest()[:16]}", partial(_make, sizes, seed, shares, classes))
     ends = np.cumsum(sizes)
-    splits = [_split(made, slice(end - size, end), classes) for end, size in zip(ends, sizes)]
-    return Data(name, *splits, tuple(classes), paths.card("glyphs"))
+    train, validation, test = (_split(made, slice(end - size, end), classes) for end, size in zip(ends, sizes))
+    return Data(name, train, validation, test, tuple(classes), paths.card("glyphs"))
 
 
 def _shares(classes: Sequence[str], balance: Sequence[float] | None) -> list[float]:

@@ -25,8 +25,8 @@ def load(name: str = "patches", *, size: int = 16, n: int = 12_000, seed: int = 
     checks.whole("n", n, least=12)  # or validation and test stay empty
     photographs, part = _photographs(), _part_of_tiles()
     counts = (n - 2 * (n // 12), n // 12, n // 12)
-    splits = [_cut(photographs, part == k, count, size, seed, k) for k, count in enumerate(counts)]
-    return Data(name, *splits, CLASSES, paths.card("patches"))
+    train, validation, test = (_cut(photographs, part == k, count, size, seed, k) for k, count in enumerate(counts))
+    return Data(name, train, validation, test, CLASSES, paths.card("patches"))
 
 
 def _photographs() -> Tensor:

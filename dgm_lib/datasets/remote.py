@@ -12,9 +12,8 @@ import os
 import shutil
 import time
 from contextlib import ExitStack
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
@@ -113,7 +112,7 @@ def is_genuine(path: Path, file: dict) -> bool:
         return False
 
 
-def _agrees(stream: BinaryIO, known: str) -> bool:
+def _agrees(stream: BufferedReader | BytesIO, known: str) -> bool:
     """Whether the hash of a stream is the known one: an MD5 where that has the prefix `md5:`, else a SHA-256."""
     algorithm = "md5" if known.startswith("md5:") else "sha256"
     digest = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False))

@@ -71,7 +71,7 @@ class OnDisk:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: object) -> Tensor:
+    def __getitem__(self, rows: Any) -> Tensor:
         rows = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
         return torch.from_numpy(np.array(self._map()[rows], order="C"))
 

@@ -67,12 +67,13 @@ def load(name: str, *, n: int = 10_000, seed: int = 0) -> Toy2D:
     """n ≥ 5 training points, n // 5 for validation and n // 5 for testing. x: (N, 2) float32; y: the component."""
     checks.whole("n", n, least=5)  # or validation and test stay empty
     components = SETS[name]()
-    splits = []
-    for part, count in enumerate((n, n // 5, n // 5)):
-        generator = Generator().manual_seed(runtime.derive_seed(checks.whole("seed", seed), part))
-        splits.append(Split(*_draw(components, count, generator)))
+    seeds = (runtime.derive_seed(checks.whole("seed", seed), part) for part in range(3))
+    generators = (Generator().manual_seed(seed) for seed in seeds)
+    train, validation, test = (
+        Split(*_draw(components, count, generator)) for count, generator in zip((n, n // 5, n // 5), generators)
+    )
     classes = tuple(str(y) for y in range(components.count))
-    return Toy2D(name, *splits, classes, paths.card("toy2d"))
+    return Toy2D(name, train, validation, test, classes, paths.card("toy2d"))
 
 
 def _draw(components: Components, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:

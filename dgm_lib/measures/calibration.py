@@ -43,8 +43,8 @@ def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:
     edges = torch.linspace(0, 1, bins + 1, dtype=p.dtype, device=p.device)[1:-1]
     which = torch.bucketize(confidence, edges)
     count = torch.bincount(which, minlength=bins)
-    sums = (confidence.new_zeros(bins).index_add_(0, which, values) for values in (confidence, right))
-    return Reliability(*(total / count for total in sums), count)
+    mean_of = lambda values: confidence.new_zeros(bins).index_add_(0, which, values) / count  # noqa: E731
+    return Reliability(mean_of(confidence), mean_of(right), count)
 
 
 def expected_calibration_error(logits: Tensor, y: Tensor, bins: int = 15) -> float:

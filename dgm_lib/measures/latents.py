@@ -147,7 +147,8 @@ def mutual_information_gap(
 def _equal_bins(values: Tensor, bins: int) -> Tensor:
     """(N,) numbers -> (N,) bins of as many examples each, as far as equal numbers in one bin allow; by middle ranks."""
     values, ranked = values.contiguous(), values.sort().values
-    twice_rank = sum(torch.searchsorted(ranked, values, right=right) for right in (False, True))
+    below, not_above = (torch.searchsorted(ranked, values, right=right) for right in (False, True))
+    twice_rank = below + not_above
     return twice_rank * bins // (2 * len(values))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +189,8 @@ class JointVAE(nn.Module):
         checks.check_whole(1, draws=draws)
         self._known([to])
         q = self.posterior(**given)
-        return sum(self.likelihood(to, q.sample()).mean for _ in range(draws)) / draws
+        means = (self.likelihood(to, q.sample()).mean for _ in range(draws))
+        return reduce(torch.add, means) / draws
 
     # -- what is let in
 

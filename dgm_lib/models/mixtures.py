@@ -47,8 +47,8 @@ def spread_centres(x: Tensor, n_centres: int, seed: int) -> Tensor:
         squared_distance = distances(x, centres).square().amin(1) + torch.finfo(x.dtype).tiny
         # what torch.multinomial does, but by `rand`, whose numbers are the same in every version of torch
         exponential = -torch.log1p(-torch.rand(len(x), generator=generator, dtype=torch.float64))
-        drawn = (squared_distance.cpu() / exponential).argmax().item()
-        centres = torch.cat([centres, x[None, drawn]])
+        drawn = (squared_distance.cpu() / exponential).argmax()
+        centres = torch.cat([centres, x[drawn][None]])
     return centres
 
 
