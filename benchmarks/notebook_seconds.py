@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import Measurement
+from benchmarks.harness import ROOT, Measurement
 from tools.execute import execute, find, main
 
 
@@ -20,21 +23,13 @@ def seconds(name: str) -> float:
     return run.seconds
 
 
-def together(*names: str) -> Callable[[int], Measurement]:
-    """A measure of the notebooks' seconds one after the other."""
-    return lambda runs: measured(names, runs, sum)
-
-
-def each(*names: str) -> Callable[[int], Measurement]:
-    """A measure of the slowest notebook's seconds."""
-    return lambda runs: measured(names, runs, max)
-
-
-def measured(names: Sequence[str], runs: int, joined: Callable[[Sequence[float]], float]) -> Measurement:
-    """Executes all of them, one after the other, `runs` times; a run's value is its seconds, joined."""
+def slowest(runs: int) -> Measurement:
+    """Executes all notebooks with one thread, one after the other, `runs` times; a run's value is the slowest one's."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    names = [path.stem[:2] for path in find([])]
     turns = [[seconds(name) for name in names] for _ in range(runs)]
     notes = [f"{name}: {median(column):.0f} s" for name, column in zip(names, zip(*turns))]
-    return Measurement([joined(turn) for turn in turns], note=", ".join(notes))
+    return Measurement([max(turn) for turn in turns], note=", ".join(notes))
 
 
 def course_minutes(runs: int) -> Measurement:
@@ -47,3 +42,16 @@ def course_minutes(runs: int) -> Measurement:
                 raise RuntimeError("a notebook does not run to its end, so the course has no time")
         minutes.append((time.perf_counter() - started) / 60)
     return Measurement(minutes, note=f"{len(find([]))} notebooks")
+
+
+def test_minutes(runs: int) -> Measurement:
+    """The test command, set up: minutes; how long library tests and notebooks took. Raises where a test fails."""
+    minutes, notes = [], []
+    for _ in range(runs):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "run.py", "test"], cwd=ROOT, capture_output=True, encoding="utf-8")
+        minutes.append((time.perf_counter() - started) / 60)
+        if done.returncode:
+            raise RuntimeError(f"a test fails, so the tests have no time: {done.stdout[-2000:]}")
+        notes += re.findall(r"(?m)^(library tests|notebooks) +([\d.]+ s)", done.stdout)
+    return Measurement(minutes, note=", ".join(map(" ".join, notes)))

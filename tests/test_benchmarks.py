@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,17 +243,30 @@ def test_a_notebook_that_fails_has_no_time(monkeypatch):
     monkeypatch.setattr(notebook_seconds, "find", lambda names: [Path(f"{names[0]}_topic.ipynb")])
     monkeypatch.setattr(notebook_seconds, "execute", lambda path: stopped)
     with pytest.raises(RuntimeError, match=r"00_topic does not run to its end.*code cell 3"):
-        notebook_seconds.together("00")(1)
+        notebook_seconds.seconds("00")
 
 
-def test_seconds_of_notebooks_are_added_or_the_slowest_counts(monkeypatch):
-    taken = iter([3.0, 5.0, 4.0, 2.0] * 2)
-    monkeypatch.setattr(notebook_seconds, "find", lambda names: [Path(f"{names[0]}_topic.ipynb")])
-    monkeypatch.setattr(notebook_seconds, "execute", lambda path: SimpleNamespace(seconds=next(taken), failure=None))
-    assert notebook_seconds.together("00", "01")(2).values == [8.0, 6.0]
-    slowest = notebook_seconds.each("02", "03")(2)
-    assert slowest.values == [5.0, 4.0]
-    assert slowest.note == "02: 4 s, 03: 4 s"
+def test_of_all_notebooks_the_slowest_counts(monkeypatch):
+    taken = iter([3.0, 5.0, 4.0, 2.0])
+    paths = {"00": Path("00_a.ipynb"), "01": Path("01_b.ipynb")}
+    monkeypatch.setattr(notebook_seconds, "find", lambda names: [paths[n] for n in names] or list(paths.values()))
+    monkeypatch.setattr(notebook_seconds, "execute", lambda path: SimpleNamespace(seconds=next(taken), failure=""))
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    slowest = notebook_seconds.slowest(2)
+    assert (slowest.values, slowest.note) == ([5.0, 4.0], "00: 4 s, 01: 4 s")
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_failing_test_command_has_no_time(monkeypatch):
+    done = SimpleNamespace(returncode=1, stdout="1 failed")
+    monkeypatch.setattr(notebook_seconds.subprocess, "run", lambda *a, **k: done)
+    with pytest.raises(RuntimeError, match="a test fails, so the tests have no time: 1 failed"):
+        notebook_seconds.test_minutes(1)
+    done.returncode, done.stdout = (
+        0,
+        "lint 1.0 s passed\nlibrary tests  61.5 s  passed\nnotebooks     200.0 s  passed\n",
+    )
+    assert notebook_seconds.test_minutes(1).note == "library tests 61.5 s, notebooks 200.0 s"
 
 
 # ---- peers do the same job -----------------------------------------------------------------------------------------
