@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,10 @@ class Split:
         transform: what makes a float batch of the resting x; by default `scale`, see also `dequantize`.
         """
         transform = transform or partial(scale, levels=self.levels)
-        return Batches(self.x.to(device), self.y.to(device), batch_size, seed, shuffle, drop_last, transform)
+        return self._batches(device, batch_size, seed, shuffle, drop_last, transform)
+
+    def _batches(self, device: torch.device | str, *settings: Any) -> Batches:
+        return Batches(self.x.to(device), self.y.to(device), *settings)
 
 
 class Batches:

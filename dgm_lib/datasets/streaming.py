@@ -7,9 +7,8 @@ one batch only if their blocks do, so a file that is sorted, say by class, shoul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dgm_lib import runtime
-from dgm_lib.datasets.core import Batches, Split, scale
+from dgm_lib.datasets.core import Batches, Split
 
 BLOCKS_TOGETHER = 4  # how many blocks are in memory, and so permuted, together
 
@@ -40,11 +39,11 @@ def stream(
         raise ValueError(f"block_mb is {block_mb}: a block has more than 0 MB, such as 16")
     rows = OnDisk(Path(x).expanduser(), types, remedy)
     if y is None:
-        return StreamedSplit(rows, torch.tensor(-1).expand(len(rows)), levels, block_mb)
+        return StreamedSplit(rows, torch.tensor(-1).expand(len(rows)), levels, block_mb=block_mb)
     labels = OnDisk(Path(y).expanduser(), ("int64",), "labels are saved as numpy.int64")
     if labels.shape != rows.shape[:1]:
         raise ValueError(f"{rows.path} has {len(rows)} rows, but {labels.path} has shape {tuple(labels.shape)}")
-    return StreamedSplit(rows, labels, levels, block_mb)
+    return StreamedSplit(rows, labels, levels, block_mb=block_mb)
 
 
 class OnDisk:
@@ -76,38 +75,26 @@ class OnDisk:
         return torch.from_numpy(np.array(self._map()[rows], order="C"))
 
 
-@dataclass(frozen=True)
-class StreamedSplit:
-    """Examples and labels in files, in the interface of `core.Split`.
-
-    x: (N, …) and y: (N,), indexable like tensors; an index gives a tensor in memory.
-    """
+@dataclass(frozen=True, repr=False)
+class StreamedSplit(Split):
+    """Examples and labels in files. x: (N, …) and y: (N,), indexable like tensors; an index gives one in memory."""
 
     x: OnDisk
     y: OnDisk | Tensor
-    levels: int | None
-    block_mb: float
+    block_mb: float = 16
 
-    def __len__(self) -> int:
-        return len(self.x)
+    def __post_init__(self) -> None:
+        """What is in files was checked when they were opened."""
 
     def take(self, rows: Tensor | slice) -> Split:
         """These rows, in memory: indices, a boolean mask or a slice."""
         return Split(self.x[rows], self.y[rows], self.levels)
 
-    def batches(
-        self,
-        batch_size: int,
-        *,
-        device: torch.device | str = "cpu",
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = False,
-        transform: Callable[[Tensor], Tensor] | None = None,
-    ) -> StreamedBatches:
-        """Pairs (x, y) of `batch_size` examples on `device`; each loop over them is one epoch, each example once."""
-        transform = transform or partial(scale, levels=self.levels)
-        return StreamedBatches(self, device, batch_size, seed, shuffle, drop_last, transform)
+    def scaled(self) -> Tensor:
+        raise ValueError(f"{self.x.path} need not fit into memory: walk through batches(), or take() some rows first")
+
+    def _batches(self, device: torch.device | str, *settings: Any) -> Batches:
+        return StreamedBatches(self, device, *settings)
 
 
 class StreamedBatches(Batches):
