@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -117,7 +118,7 @@ def test_each_notebook_has_its_picture_in_the_readme(showcase, path):
     stored = showcase.poster(nbformat.read(path, as_version=4))
     picture = showcase.PICTURES / f"{path.stem}.png"
     assert stored is not None, f"tag a cell of {path.name} with {showcase.POSTER!r}"
-    assert picture.read_bytes() == stored
+    assert picture.read_bytes() == stored.png
     text = showcase.README.read_text(encoding="utf-8")
     assert f"notebooks/pictures/{picture.name}" in text
     assert f"notebooks/{path.name}" in text
@@ -129,4 +130,14 @@ def test_a_poster_is_the_first_figure_of_the_tagged_cell(showcase):
     notebook = new_notebook(cells=cells)
     assert showcase.poster(notebook) is None
     cells[1].metadata["tags"] = ["poster"]
-    assert showcase.poster(notebook) == b"hallo"
+    assert showcase.poster(notebook) == (b"hallo", "")
+
+
+def test_a_line_of_the_map_is_the_notebooks_own(showcase):
+    notebook = new_notebook(cells=[new_markdown_cell("# 07 · A b\n\n## The question\n\n**Why $x$?** Because.")])
+    assert showcase.row(Path("07_a.ipynb"), notebook) == "| [07 A b](notebooks/07_a.ipynb) |  | Why $x$? |"
+    notebook.metadata["topics"] = "This; that"
+    picture = new_output("display_data", data={"image/png": "aGFsbG8="}, metadata={"image/png": {"alt": 'a "b"'}})
+    notebook.cells.append(new_code_cell("1", outputs=[picture], metadata={"tags": ["poster"]}))
+    image = """<img src="notebooks/pictures/07_a.png" width="260" alt="a 'b'">"""
+    assert showcase.row(Path("07_a.ipynb"), notebook).split(" | ")[1:] == [image, "Why $x$? This; that |"]
