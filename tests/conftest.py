@@ -17,6 +17,7 @@ os.environ["MKL_NUM_THREADS"] = os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"
 
 ROOT = Path(__file__).resolve().parents[1]
+collect_ignore = ["new_family"]  # an example, which test_new_family.py adds to a copy of the project
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 
 
