@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgm_lib import checks
 from dgm_lib.gaussians import covariance_of
-from dgm_lib.neighbours import blocks, distances, neighbour_shares
+from dgm_lib.neighbours import blocks, distances, inside, nearest, neighbour_shares
 
 ROUNDING = 1e-9  # votes by which sharing them may err, far below the smallest lead
 
@@ -111,8 +111,9 @@ def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> PrecisionRecall:
     """
     real, made = _features({"real": real, "made": made})
     _check_neighbours({"real": real, "made": made}, k)
-    (of_real, _), (of_made, _) = _balls(real, k), _balls(made, k)
-    return PrecisionRecall(_share_inside(made, real, of_real), _share_inside(real, made, of_made))
+    of_real, of_made = (nearest(x, x, k, among_themselves=True)[0][:, -1] for x in (real, made))
+    within = inside(made, real, of_real), inside(real, made, of_made)
+    return PrecisionRecall(*(each.double().mean().item() for each in within))
 
 
 class DensityCoverage(NamedTuple):
@@ -147,12 +148,6 @@ def _balls(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         radii.append(far.topk(k + 1, largest=False).values[:, -1])  # its distance to itself, 0, is the first
         held.append((far <= radii[-1][:, None]).sum(1) - 1)
     return torch.cat(radii), torch.cat(held)
-
-
-def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
-    """The share of points that lie in at least one ball."""
-    inside = [(distances(rows, centres) <= radii).any(1) for rows in blocks(points, centres)]
-    return torch.cat(inside).double().mean().item()
 
 
 # ---- a test --------------------------------------------------------------------------------------------------------
