@@ -38,15 +38,35 @@ def nearest(x: Tensor, train: Tensor, k: int, *, among_themselves: bool = False)
     return torch.cat([f.values for f in found]).sqrt(), torch.cat([f.indices for f in found])
 
 
-def _may_be_near(x: Tensor, train: Tensor, k: int) -> Tensor:
-    """Which rows of train may be among the k nearest: (m, D), (N, D) -> (m, N) bool, few of them where x is centred.
+def inside(x: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
+    """Whether each row lies in at least one ball, or on its border: (M, D), (N, D), (N,) -> (M,) bool.
 
-    A product of matrices bounds squared distances: it errs by less than (D + 4) eps (‖x‖² + ‖y‖²). Higham 2002, 3.1.
+    radii: distances as `nearest` gives them. Only where a product of matrices cannot tell, differences are taken.
+    """
+    centre, found = centres.mean(0), []
+    squares = radii.square()
+    for rows in blocks(x, centres):
+        about, error = _about(rows - centre, centres - centre)
+        error += (x.shape[1] + 4) * torch.finfo(x.dtype).eps * squares  # a radius is rounded, too
+        sure = (about + error <= squares).any(1)
+        maybe = ~(about - error > squares) & ~sure[:, None]  # NaN, ∞ − ∞, is a maybe
+        found.append(sure | (_squared_distances(rows, centres, maybe).sqrt() <= radii).any(1))
+    return torch.cat(found)
+
+
+def _may_be_near(x: Tensor, train: Tensor, k: int) -> Tensor:
+    """Which rows of train may be among the k nearest: (m, D), (N, D) -> (m, N) bool, few of them where x is centred."""
+    about, error = _about(x, train)
+    return about - error <= (about + error).topk(k, largest=False).values[:, -1:]
+
+
+def _about(x: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances by a product of matrices, and by how much they may err: (m, D), (N, D) -> (m, N) each.
+
+    They err by less than (D + 4) eps (‖x‖² + ‖y‖²). Higham 2002, 3.1.
     """
     norms = x.square().sum(1, keepdim=True) + train.square().sum(1)
-    about = norms - 2 * x @ train.T
-    error = (x.shape[1] + 4) * torch.finfo(x.dtype).eps * norms
-    return about - error <= (about + error).topk(k, largest=False).values[:, -1:]
+    return norms - 2 * x @ train.T, (x.shape[1] + 4) * torch.finfo(x.dtype).eps * norms
 
 
 def _squared_distances(x: Tensor, train: Tensor, wanted: Tensor) -> Tensor:

@@ -54,6 +54,31 @@ def test_no_rows_have_no_neighbours():
     assert far.shape == indices.shape == (0, 2)
 
 
+@pytest.mark.parametrize("pairs", [1, 50, 2**22])
+@pytest.mark.parametrize("shift", [0.0, AWAY])
+@pytest.mark.parametrize("width", [1, 3, 100])
+@pytest.mark.parametrize("dtype", FLOATS[2:])
+def test_who_lies_in_a_ball_is_as_in_float64_and_the_border_belongs_to_it(dtype, width, shift, pairs, monkeypatch):
+    """Sixteenths: sums of 100 squared differences are exact in float32, too, and many distances are equal."""
+    monkeypatch.setattr(neighbours, "PAIRS", pairs)
+    x, centres = ((16 * grid(n, width, seed, dtype)).round() / 16 + shift for seed, n in enumerate((60, 40)))
+    x[:20] = centres[:20]
+    radii = brute(centres, centres).sort(1).values[:, 2]
+    radii[::2] = brute(centres[::2], x[20:]).amin(1)  # these balls end at an x
+    expected = (brute(x, centres) <= radii).any(1)
+    assert torch.equal(neighbours.inside(x, centres, radii.to(dtype)), expected)
+
+
+def test_the_ball_around_a_copy_may_have_no_width_and_that_around_huge_numbers_overflow():
+    x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
+    assert neighbours.inside(x, x, torch.zeros(3)).all()
+    assert neighbours.inside(x, x[:1], torch.tensor([4.9])).tolist() == [True, True, False]
+    assert neighbours.inside(x, x[:1], torch.tensor([5.0])).all()
+    huge = 1e30 * x[1:]  # squares are ∞ in float32: nobody can tell, and the border belongs to the ball
+    far, _ = neighbours.nearest(huge, huge, 1, among_themselves=True)
+    assert neighbours.inside(huge, huge, far[:, 0]).all()
+
+
 def test_equal_distances_share_the_places_that_are_left():
     far = torch.tensor([[3.0, 1.0, 1.0, 1.0, 0.0], [5.0, 4.0, 3.0, 2.0, 1.0], [2.0, 2.0, 2.0, 2.0, 2.0]])
     expected = [[0, 1 / 3, 1 / 3, 1 / 3, 1], [0, 0, 0, 1, 1], [0.4] * 5]

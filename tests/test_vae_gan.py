@@ -114,11 +114,13 @@ def test_with_pixels_alone_it_is_the_vae(prior, beta):
     expected = {name: torch.autograd.grad(loss, parameters, retain_graph=True) for name, parameters in own.items()}
     close(seeded(lambda: model.encoder_loss(x)), loss)
     close(seeded(lambda: model.decoder_loss(x)), -seeded(lambda: model.vae.elbo_terms(x))[0].mean())
+    asked = inputs_of(model.critic)
     for name, parameters in own.items():
         gradients = torch.autograd.grad(seeded(lambda name=name: turns(model)[name](x)), parameters)
         for gradient, known in zip(gradients, expected[name]):
             assert known.any()
             close(gradient, known)
+    assert not asked  # a game without weight is not played
 
 
 def test_a_conditional_one_is_the_conditional_vae():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgm_lib import checks
 from dgm_lib.gaussians import covariance_of
-from dgm_lib.neighbours import blocks, distances, neighbour_shares
+from dgm_lib.neighbours import blocks, distances, inside, nearest, neighbour_shares
 
 ROUNDING = 1e-9  # votes by which sharing them may err, far below the smallest lead
 
@@ -111,19 +111,9 @@ def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> PrecisionRecall:
     """
     real, made = _features({"real": real, "made": made})
     _check_neighbours({"real": real, "made": made}, k)
-    inside = _share_inside(made, real, _radii(real, k))
-    return PrecisionRecall(inside, _share_inside(real, made, _radii(made, k)))
-
-
-def _radii(x: Tensor, k: int) -> Tensor:
-    """The distance of each row to the k-th nearest other row: (N, D) -> (N,). That to itself, 0, is the first."""
-    return torch.cat([distances(rows, x).topk(k + 1, largest=False).values[:, -1] for rows in blocks(x, x)])
-
-
-def _share_inside(points: Tensor, centres: Tensor, radii: Tensor) -> float:
-    """The share of points that lie in at least one ball."""
-    inside = [(distances(rows, centres) <= radii).any(1) for rows in blocks(points, centres)]
-    return torch.cat(inside).double().mean().item()
+    of_real, of_made = (nearest(x, x, k, among_themselves=True)[0][:, -1] for x in (real, made))
+    precision, recall = inside(made, real, of_real), inside(real, made, of_made)
+    return PrecisionRecall(precision.double().mean().item(), recall.double().mean().item())
 
 
 # ---- a test --------------------------------------------------------------------------------------------------------

@@ -105,11 +105,17 @@ class VAEGAN(nn.Module):
         return loss.mean()
 
     def decoder_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Reconstruction + game_weight times the generator's loss on x̂ and on x̃: a scalar, for the decoder alone."""
+        """Reconstruction + game_weight times the generator's loss on x̂ and on x̃: a scalar, for the decoder alone.
+
+        With neither features nor game the critic is not asked.
+        """
         y = None if self.n_classes is None else y
         checks.check_some(x)
         likelihood, reconstruction, sample = self._kept.take(x, y) or self._make(x, y)
         with frozen(self.critic):
+            if not self.game_weight:
+                features = self._features(reconstruction) if self.feature_weight else None
+                return self._error(x, likelihood, features).mean()
             values, features = self._judged(reconstruction, y)
             game = self.game.generator(values) + self.game.generator(self._values(sample, y))
             return (self._error(x, likelihood, features) + self.game_weight * game).mean()
