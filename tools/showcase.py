@@ -9,7 +9,7 @@ import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nbformat
 from nbformat import NotebookNode
@@ -67,7 +67,8 @@ def shown(readme: str) -> str:
 def stored() -> Iterator[tuple[Path, NotebookNode]]:
     """The notebooks, in their order."""
     for path in sorted(FOLDER.glob("*.ipynb")):
-        yield path, nbformat.read(path, as_version=4)
+        notebook: Any = nbformat.read(path, as_version=4)  # one, whatever its annotation says
+        yield path, notebook
 
 
 def main() -> None:
