@@ -155,7 +155,7 @@ def test_every_notebook_notices_a_break():
     assert sorted({number for number, *_ in NOTICED}) == NUMBERS
 
 
-@pytest.mark.parametrize(("number", "claim", "broken", "batches"), NOTICED, ids=NUMBERS)
+@pytest.mark.parametrize(("number", "claim", "broken", "batches"), NOTICED, ids=[row[0] for row in NOTICED])
 def test_nbval_fails_where_the_library_is_broken(run_script, tmp_path, number, claim, broken, batches):
     (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
     cells = what_it_needs(nbformat.read(path, as_version=4), claim)
