@@ -19,6 +19,8 @@ from dgm_lib import datasets, doctor, runtime
 from dgm_lib.datasets import paths, published
 from dgm_lib.datasets.formats import DataError
 
+LOAD = datasets.load
+
 
 @pytest.fixture(autouse=True)
 def healthy(monkeypatch, tmp_path):
@@ -150,58 +152,93 @@ def test_the_kernel_must_start_this_python(started, ok, monkeypatch):
     assert doctor.kernel().ok is ok
 
 
-BROKEN = {
-    "missing library": ("torch", 'raise OSError("libcudart.so: cannot open")', "torch", "OSError"),
-    "other error": ("torch", "None.version", "torch", "AttributeError"),
-    "no such instruction": ("torch", "import os; os.kill(os.getpid(), 4)", "torch", "ends with code"),
-    "sklearn": ("sklearn", 'raise ImportError("DLL load failed")', "data", "ImportError"),
-    "pillow": ("PIL", 'raise ImportError("DLL load failed", name="PIL")', "data", "ImportError of PIL"),
-    "psutil": ("psutil", 'raise RuntimeError("no /proc")', "memory", "RuntimeError"),
-    "packaging": ("packaging", "1 / 0", "packages", "ZeroDivisionError"),
+# What a broken installation says where a package is imported; the finding that names it, and in which words.
+BROKEN_TORCH = {
+    "missing library": ('raise OSError("libcudart.so: cannot open")', "OSError"),
+    "other error": ("None.version", "AttributeError"),
+    "no such instruction": ("import os; os.kill(os.getpid(), 4)", "ends with code"),
+}
+BROKEN_PACKAGES = {
+    "PIL": ('raise ImportError("DLL load failed", name="PIL")', "data", "ImportError of PIL"),
+    "psutil": ('raise RuntimeError("no /proc")', "memory", "RuntimeError"),
+    "packaging": ("1 / 0", "packages", "ZeroDivisionError"),
 }
 
 
-def doctor_of_a_machine(tmp_path, **variables) -> tuple[list[str], int]:
-    """The lines and the exit code of the doctor in a process of its own, where tmp_path comes first."""
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PYTHONUTF8": "1"} | variables
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One for all processes, so that the data are drawn once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def doctor_of_a_machine(folder, cache, **variables) -> list[str]:
+    """What the doctor says of an ill machine, in a process of its own where modules of the folder come first."""
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "PYTHONUTF8": "1", "DGM_CACHE": str(cache)}
     command = [sys.executable, "-m", "dgm_lib", "doctor"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
-    assert "Traceback" not in done.stdout + done.stderr
+    done = subprocess.run(command, cwd=ROOT, env=environment | variables, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    assert done.stderr == ""
     assert "✓ Python" in done.stdout
-    return done.stdout.splitlines(), done.returncode
+    return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_package_is_reported_and_mended_by_a_new_install(tmp_path, case):
-    package, source, finding, kind = BROKEN[case]
-    (tmp_path / package).mkdir()
-    (tmp_path / package / "__init__.py").write_text(source)
-    lines, code = doctor_of_a_machine(tmp_path)
-    assert code == 1
-    (at,) = [i for i, line in enumerate(lines) if line.startswith(f"✗ {finding} ")]
+def assert_is_reported(lines, name, kind):
+    """One finding of this name, in these words, with the remedy for a broken package."""
+    (at,) = [i for i, line in enumerate(lines) if line.startswith(f"✗ {name} ")]
     assert kind in lines[at]
     assert f"Remedy: {doctor.REINSTALL}" in lines[at + 1]
+
+
+def install(folder, packages):
+    for name, source in packages.items():
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(source)
+
+
+@pytest.mark.parametrize("case", BROKEN_TORCH)
+def test_a_broken_torch_is_reported_and_mended_by_a_new_install(tmp_path, cache, case):
+    source, kind = BROKEN_TORCH[case]
+    install(tmp_path, {"torch": source})
+    assert_is_reported(doctor_of_a_machine(tmp_path, cache), "torch", kind)
+
+
+def test_broken_packages_are_reported_each_and_mended_by_a_new_install(tmp_path, cache):
+    install(tmp_path, {name: source for name, (source, *_) in BROKEN_PACKAGES.items()})
+    lines = doctor_of_a_machine(tmp_path, cache)
+    for _, name, kind in BROKEN_PACKAGES.values():
+        assert_is_reported(lines, name, kind)
+    assert len([line for line in lines if line.startswith("✗ ")]) == len(BROKEN_PACKAGES)
+    assert not any("get the folders data" in line for line in lines)
+
+
+def test_data_that_need_a_broken_package_are_mended_by_a_new_install(tmp_path, cache):
+    install(tmp_path, {"sklearn": 'raise ImportError("DLL load failed")'})
+    lines = doctor_of_a_machine(tmp_path, cache)
+    assert_is_reported(lines, "data", "ImportError")
     assert not any("get the folders data" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     "spec", ['{"argv": [', '{"argv": [], "display_name": "x", "language": "python"}', "[]", '{"argv": 1}', "\0"]
 )
-def test_a_damaged_kernel_is_reported(tmp_path, spec):
+def test_a_damaged_kernel_is_reported(tmp_path, monkeypatch, spec):
     folder = tmp_path / "kernels" / "python3"
     folder.mkdir(parents=True)
     (folder / "kernel.json").write_text(spec)
-    lines, code = doctor_of_a_machine(tmp_path, JUPYTER_PATH=str(tmp_path))
-    assert code == 1
-    (at,) = [i for i, line in enumerate(lines) if line.startswith("✗ kernel ")]
-    assert "Remedy: run `python -m ipykernel install" in lines[at + 1]
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    (wrong,) = [finding for finding in doctor.checkup() if not finding.ok]
+    assert wrong.name == "kernel"
+    assert wrong.remedy.startswith("run `python -m ipykernel install")
 
 
 @pytest.mark.parametrize("cache", ["file", "file/below"])
-def test_a_cache_that_cannot_be_is_reported_once(tmp_path, cache):
+def test_a_cache_that_cannot_be_is_reported_once(tmp_path, monkeypatch, capsys, cache):
     (tmp_path / "file").write_text("")
-    lines, code = doctor_of_a_machine(tmp_path, DGM_CACHE=str(tmp_path / cache))
-    assert code == 1
+    monkeypatch.setattr(datasets, "load", LOAD)
+    monkeypatch.setenv("DGM_CACHE", str(tmp_path / cache))
+    assert doctor.report() is False
+    lines = capsys.readouterr().out.splitlines()
     (at,) = [i for i, line in enumerate(lines) if line.startswith("✗ ")]
     assert lines[at].startswith("✗ disk ")
     assert "Remedy: set DGM_CACHE" in lines[at + 1]
@@ -236,13 +273,9 @@ def test_a_console_without_the_marks_gets_words(encoding, monkeypatch):
 # ---- python -m dgm_lib ---------------------------------------------------------------------------------------------
 
 
-def test_the_command_ends_with_1_and_a_remedy_and_no_traceback():
-    environment = {**os.environ, "DGM_DEVICE": "warp", "PYTHONUTF8": "1"}
-    words = [sys.executable, "-m", "dgm_lib", "doctor"]
-    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
-    assert result.returncode == 1
-    assert "Remedy: unset DGM_DEVICE" in result.stdout
-    assert result.stderr == ""
+def test_the_command_ends_with_1_and_a_remedy_and_no_traceback(tmp_path, cache):
+    lines = doctor_of_a_machine(tmp_path, cache, DGM_DEVICE="warp")
+    assert any("Remedy: unset DGM_DEVICE" in line for line in lines)
 
 
 def test_doctor_ends_with_0_where_all_is_well(capsys):

@@ -1,130 +1,166 @@
-"""nbval compares: it fails when the library is broken on purpose, at an output, and passes when it is not.
+"""nbval compares: it fails where the library is broken on purpose, at an output, and passes where it is not.
 
-The library is copied, one line of the copy is changed, and a notebook is run against the copy with the command of
-`python run.py test`. A small notebook shows it for the command; MUTATIONS do so for the notebooks of the course.
+For each notebook of the course: what one of its claims needs is run twice in one kernel by the command of
+`python run.py test`, first with the library as it is, then with one function of it broken. nbval must pass the first
+and fail the second.
 """
 
 from __future__ import annotations
 
+import dis
 import os
-import shutil
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
+import broken_library
 import nbformat
 import pytest
 from conftest import ROOT
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-# One or more a notebook: (notebook, file of dgm_lib, what stands there once, what takes its place).
-MUTATIONS: list[tuple[str, str, str, str]] = [
-    ("00_start_here.ipynb", "datasets/core.py", "(levels - 1)", "(levels + 1)"),
-    (
-        "01_what_is_a_generative_model.ipynb",
-        "models/baselines.py",
-        "return self.log_prior + log_prob_by_class",
-        "return self.log_prior - log_prob_by_class",
-    ),
-    (
-        "02_boltzmann_machines.ipynb",
-        "models/rbm.py",
-        "return self.visible.base_energy(v) - v @ self.visible_bias - softplus(field).sum(1)",
-        "return self.visible.base_energy(v) - v @ self.visible_bias - field.sum(1)",
-    ),
-    (
-        "03_deep_energy_models.ipynb",
-        "samplers.py",
-        "x.add_(uphill, alpha=step_size)",
-        "x.add_(uphill, alpha=0.5 * step_size)",
-    ),
-    ("04_latent_variables.ipynb", "models/ppca.py", "/ (x.shape[1] - n_latents)", "/ x.shape[1]"),
-    ("04_latent_variables.ipynb", "models/vae.py", "z = q.rsample()", "z = q.sample()"),
-    (
-        "05_vae_in_practice.ipynb",
-        "models/vae.py",
-        "(self.beta * kl - reconstruction).mean()",
-        "(kl - reconstruction).mean()",
-    ),
-    ("06_adversarial_learning.ipynb", "models/gan.py", "dim=1) - 1).square()", "dim=1) - 2).square()"),
-    (
-        "07_gan_in_practice.ipynb",
-        "checks.py",
-        "{high if first <= low else low:g}",
-        "{low if first <= low else high:g}",
-    ),
-    ("08_vae_gan.ipynb", "models/vae_gan.py", "self.game_weight * game).mean()", "0 * game).mean()"),
-    (
-        "09_generative_classifiers.ipynb",
-        "models/classify.py",
-        "for c in range(self.n_classes)], 1) + self.prior.log()",
-        "for c in range(self.n_classes)], 1)",
-    ),
-    ("10_learning_from_little_data.ipynb", "models/joint_vae.py", "mu).sum(0), -log_total)", "mu).sum(0), log_total)"),
-    (
-        "11_your_classifier_is_an_energy_model.ipynb",
-        "models/joint_energy.py",
-        "steps=steps, energy=partial(self.energy, y=y))",
-        "steps=steps)",
-    ),
+# (notebook, a claim that it prints, the break that turns the claim, the batches of training that do for it)
+NOTICED = [
+    ("00", "smallest pixel: 0.0   largest: 1.0", broken_library.one_level_too_many, None),
+    ("01", "test images of probability zero: 7 of 447", broken_library.nothing_is_impossible, None),
+    ("02", "p(v) summed over all 64 images: 1.0000", broken_library.hidden_units_at_their_best, None),
+    ("03", "Langevin as its formula says", broken_library.half_a_drift, None),
+    ("04", "library: 12.6102 nats per test digit", broken_library.noise_averaged_over_all_directions, None),
+    ("05", "1,000 draws win over 1 nat: True", broken_library.every_draw_is_the_mean, 5),
+    ("06", "within 0.15 of 3.45: True", broken_library.slope_of_two, None),
+    ("07", "fewer letters, larger distance: True", broken_library.distance_with_its_sign_turned, 5),
+    ("08", "nearest for the judge: moved by a pixel", broken_library.judge_that_sees_blurred_pixels, 2),
+    ("09", "p(x) = Σ p(x|c) p(c), integrated: 1.000", broken_library.bayes_without_the_prior, None),
+    ("10", "balanced accuracy 0.500", broken_library.balanced_accuracy_is_plain, None),
+    ("11", "without limit and return it finished: False", broken_library.divergence_that_nobody_sees, None),
 ]
-
-SMALL = "small.ipynb"
-SMALL_CELLS = [
+NUMBERS = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+SMALL = [
     "import torch\n\nfrom dgm_lib.datasets import core",
     'print("a number that moves ≈", torch.rand(()).item())\nprint("levels as floats:", core.scale(torch.arange(3), 3))',
 ]
-SMALL_MUTATION = (SMALL, "datasets/core.py", "(levels - 1)", "(levels + 1)")
+SMALL_CLAIM = "levels as floats"
+IGNORED = {"tags": ["nbval-ignore-output"]}
+
+
+# ---- the part of a notebook that a claim needs ---------------------------------------------------------------------
+
+
+def names(cell: NotebookNode) -> tuple[set[str], set[str]]:
+    """The names that a cell needs from others, and those that it makes."""
+    code = compile(cell.source, "a cell", "exec")
+    needed, made = set(), set()
+    for step in dis.get_instructions(code):
+        if step.opname == "STORE_NAME":
+            made.add(step.argval)
+        elif step.opname == "LOAD_NAME" and step.argval not in made:
+            needed.add(step.argval)
+    return needed | (set(globals_within(code)) - made), made
+
+
+def globals_within(code: CodeType) -> Iterator[str]:
+    """The global names of all functions that a piece of code defines."""
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from (step.argval for step in dis.get_instructions(inner) if step.opname == "LOAD_GLOBAL")
+            yield from globals_within(inner)
+
+
+def printed(cell: NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def what_it_needs(notebook: NotebookNode, claim: str) -> list[NotebookNode]:
+    """The cell that prints a claim, after those that make the names which it needs."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    (place,) = [k for k, cell in enumerate(code) if claim in printed(cell)] or pytest.fail(f"no cell prints {claim!r}")
+    found, (needed, _) = [code[place]], names(code[place])
+    for cell in reversed(code[:place]):
+        needs, makes = names(cell)
+        if makes & needed:
+            found.insert(0, cell)
+            needed = (needed - makes) | needs
+    return found
+
+
+def twice(cells: list[NotebookNode], claim: str, name: str, batches: int | None = None) -> NotebookNode:
+    """A notebook that runs the cells as they are, breaks the library, and runs them again; compares both claims."""
+    begin = "import broken_library\n" + bool(batches) * f"broken_library.shorten_training({batches})"
+    end = f"assert broken_library.calls[{name!r}], 'the break is never called'"
+    run = [new_code_cell(cell.source, metadata=IGNORED) for cell in cells]
+    run[-1].source = "%%capture told\n" + run[-1].source
+    shown = new_code_cell(f"print(*[line for line in told.stdout.splitlines() if {claim!r} in line])")
+    line = next(line for line in printed(cells[-1]).splitlines() if claim in line)
+    shown.outputs = [new_output("stream", text=line + "\n")]
+    code = [new_code_cell(begin), *run, shown, new_code_cell(f"broken_library.break_({name!r})"), *run, shown]
+    copies = [deepcopy(cell) for cell in [*code, new_code_cell(end)]]
+    for k, cell in enumerate(copies):
+        cell.update(id=f"cell-{k}", execution_count=k + 1)  # nbval compares what was executed
+    return new_notebook(cells=copies)
+
+
+# ---- nbval ---------------------------------------------------------------------------------------------------------
+
+
+def nbval(run_script: ModuleType, notebook: Path) -> tuple[list[int], str]:
+    """Runs nbval as `python run.py test` does, on one notebook: the cells that fail, and what is said."""
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment |= {"PYTHONPATH": paths, "TQDM_DISABLE": "1", "PYTHONUTF8": "1"}
+    command = [sys.executable, *run_script.NBVAL, "-rfE", "--color=no", "-p", "no:cacheprovider", str(notebook)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+    said = done.stdout + done.stderr
+    assert done.returncode in (0, 1), said
+    return [int(number) for number in re.findall(r"^FAILED .*::Cell (\d+)", said, re.MULTILINE)], said
 
 
 @pytest.fixture(scope="module")
 def small_notebook(notebook_runner: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A notebook that uses the library, executed and stored as the course's own are."""
-    path = tmp_path_factory.mktemp("notebooks") / SMALL
-    nbformat.write(new_notebook(cells=[new_code_cell(source) for source in SMALL_CELLS]), path)
+    path = tmp_path_factory.mktemp("notebooks") / "small.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source) for source in SMALL]), path)
     run = notebook_runner.execute(path)
     assert run.failure == ""
     notebook_runner.write(run.notebook, path)
     return path
 
 
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    """A copy of the library and of its data, to be broken at will."""
-    shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
-    for folder in ("dgm_exercises", "dgm_lib"):
-        copy = shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    return copy
+def test_nbval_passes_on_the_library_as_it_is(run_script, small_notebook):
+    failed, said = nbval(run_script, small_notebook)
+    assert failed == []
+    assert "2 passed" in said
 
 
-def nbval(run_script: ModuleType, notebook: Path, library: Path) -> subprocess.CompletedProcess:
-    """Runs nbval as `python run.py test` does, on one notebook and this library, up to the first failure."""
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    environment |= {"PYTHONPATH": str(library.parent), "TQDM_DISABLE": "1", "PYTHONUTF8": "1"}
-    environment.setdefault("DGM_CACHE", str(ROOT / "data" / "cache"))
-    command = [sys.executable, *run_script.NBVAL, "-x", "--color=no", "-p", "no:cacheprovider", str(notebook)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
+def test_a_break_that_breaks_nothing_is_not_noticed(run_script, small_notebook, tmp_path):
+    cells = nbformat.read(small_notebook, as_version=4).cells
+    nbformat.write(twice(cells, SMALL_CLAIM, broken_library.nothing.__name__), tmp_path / "twice.ipynb")
+    failed, said = nbval(run_script, tmp_path / "twice.ipynb")
+    assert failed == [], said
 
 
-def break_(library: Path, file: str, old: str, new: str) -> None:
-    path = library / file
-    source = path.read_text(encoding="utf-8")
-    assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in {file}: the mutation is out of date"
-    path.write_text(source.replace(old, new), encoding="utf-8")
+def test_a_break_that_is_never_called_fails(run_script, small_notebook, tmp_path):
+    cells = nbformat.read(small_notebook, as_version=4).cells
+    nbformat.write(twice(cells, SMALL_CLAIM, broken_library.every_draw_is_the_mean.__name__), tmp_path / "twice.ipynb")
+    failed, said = nbval(run_script, tmp_path / "twice.ipynb")
+    assert failed == [8]
+    assert "the break is never called" in said
 
 
-def test_nbval_passes_on_the_library_as_it_is(run_script, small_notebook, library):
-    result = nbval(run_script, small_notebook, library)
-    assert result.returncode == 0, result.stdout
-    assert "2 passed" in result.stdout
+def test_every_notebook_notices_a_break():
+    assert sorted({number for number, *_ in NOTICED}) == NUMBERS
 
 
-@pytest.mark.parametrize(("notebook", "file", "old", "new"), [SMALL_MUTATION, *MUTATIONS])
-def test_nbval_fails_on_a_broken_library(run_script, small_notebook, library, notebook, file, old, new):
-    break_(library, file, old, new)
-    path = small_notebook if notebook == SMALL else ROOT / "notebooks" / notebook
-    result = nbval(run_script, path, library)
-    assert result.returncode == 1, result.stdout
-    assert "Cell outputs differ" in result.stdout, result.stdout
-    assert "Cell execution caused an exception" not in result.stdout, result.stdout
+@pytest.mark.parametrize(("number", "claim", "broken", "batches"), NOTICED, ids=[row[0] for row in NOTICED])
+def test_nbval_fails_where_the_library_is_broken(run_script, tmp_path, number, claim, broken, batches):
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    cells = what_it_needs(nbformat.read(path, as_version=4), claim)
+    nbformat.write(twice(cells, claim, broken.__name__, batches), tmp_path / path.name)
+    failed, said = nbval(run_script, tmp_path / path.name)
+    assert failed == [2 * len(cells) + 3], said
+    assert "Cell outputs differ" in said
+    assert "Cell execution caused an exception" not in said
