@@ -93,7 +93,7 @@ def eight_gaussians(radius: float = 3.0, sigma: float = 0.3) -> Components:
         return means[y] + sigma * torch.randn(len(y), 2, generator=generator)
 
     def log_prob(x: Tensor) -> Tensor:
-        return _round_gaussian(x[:, None, :] - means.to(x), sigma)
+        return _round_gaussian(x[:, None, :], means.to(x), sigma)
 
     return Components(8, sample, log_prob)
 
@@ -128,9 +128,10 @@ def _turn(x: Tensor, angle: Tensor) -> Tensor:
     return torch.stack([cos * x[..., 0] - sin * x[..., 1], sin * x[..., 0] + cos * x[..., 1]], -1)
 
 
-def _round_gaussian(offset: Tensor, sigma: float) -> Tensor:
-    """log N(offset; 0, σ²I), over the last dimension of (…, 2)."""
-    return -offset.square().sum(-1) / (2 * sigma**2) - math.log(2 * math.pi * sigma**2)
+def _round_gaussian(x: Tensor, mu: Tensor, sigma: float) -> Tensor:
+    """log N(x; μ, σ²I), (…, 2) and (…, 2) -> (…)."""
+    across, up = (x[..., i] - mu[..., i] for i in range(2))  # apart: a sum over a dimension of two takes twice the time
+    return -(across.square() + up.square()) / (2 * sigma**2) - math.log(2 * math.pi * sigma**2)
 
 
 # ---- circles -------------------------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ def _around(curve: Callable[[Tensor], Tensor], sigma: float, nodes: int, power: 
 
 def _mixture_log_prob(x: Tensor, points: Tensor, log_weights: Tensor, sigma: float) -> Tensor:
     """log Σ_m w_m N(x; points_ym, σ²I): x (B, 2), points (K, M, 2), log_weights (M,) give (B, K)."""
-    return (_round_gaussian(x[:, None, None, :] - points, sigma) + log_weights).logsumexp(-1)
+    return (_round_gaussian(x[:, None, None, :], points, sigma) + log_weights).logsumexp(-1)
 
 
 @cache
