@@ -30,8 +30,9 @@ def nearest(x: Tensor, train: Tensor, k: int, *, among_themselves: bool = False)
     among_themselves: x is train, and no row is its own neighbour.
     """
     centre, found = train.mean(0), []
+    around = train - centre
     for i in blocks(torch.arange(len(x), device=x.device), train):
-        maybe = _may_be_near(x[i] - centre, train - centre, k + among_themselves)
+        maybe = _may_be_near(x[i] - centre, around, k + among_themselves)
         if among_themselves:
             maybe[torch.arange(len(i)), i] = False
         found.append(_squared_distances(x[i], train, maybe).topk(k, largest=False))
@@ -44,9 +45,9 @@ def inside(x: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
     radii: distances as `nearest` gives them. Only where a product of matrices cannot tell, differences are taken.
     """
     centre, found = centres.mean(0), []
-    squares = radii.square()
+    around, squares = centres - centre, radii.square()
     for rows in blocks(x, centres):
-        about, error = _about(rows - centre, centres - centre)
+        about, error = _about(rows - centre, around)
         error += (x.shape[1] + 4) * torch.finfo(x.dtype).eps * squares  # a radius is rounded, too
         sure = (about + error <= squares).any(1)
         maybe = ~(about - error > squares) & ~sure[:, None]  # NaN, ∞ − ∞, is a maybe

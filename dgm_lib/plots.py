@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dgm_lib import checks
 
@@ -81,6 +82,27 @@ def images(x: Tensor, *, columns: int = 10, titles: Sequence[str] = (), size: fl
     for i, ax in enumerate(axes):
         image(ax, x[i], titles[i] if titles else "")
     return fig
+
+
+def rows(named: Mapping[str, Tensor], columns: int = 12, *, size: float = 0.8) -> Figure:
+    """Rows of images with their names before them: the first `columns` of each (N, C, H, W), `size` inches wide each.
+
+    A row is drawn as one picture: axes for each image would take longer than to make it.
+    """
+    fig, axes = panels(len(named), 1, size=(size * columns, size))
+    for ax, (name, x) in zip(axes, named.items()):
+        image(ax, _strip(x[:columns], columns))
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
+    return fig
+
+
+def _strip(x: Tensor, n: int) -> Tensor:
+    """Images side by side with white around each, and white where there are fewer than n: (N, C, H, W) -> (C, h, w)."""
+    if x.dim() != 4 or not len(x):
+        raise ValueError(f"a row is of images (N, C, H, W), one or more; this one is {checks.kind(x)}")
+    white, gap = float(x.shape[1] > 1), max(1, x.shape[-1] // 20)  # a single channel is ink, of which white has none
+    x = pad(pad(x, [gap] * 4, value=white), [0] * 7 + [n - len(x)], value=white)
+    return torch.cat(list(x), -1)
 
 
 def image(ax: Axes, x: Tensor, title: str = "") -> None:

@@ -29,6 +29,26 @@ def test_show_stores_the_description_with_the_picture(monkeypatch):
         plots.show(fig, "loss")
 
 
+@pytest.mark.parametrize(("channels", "white"), [(1, 0.0), (3, 1.0)])
+def test_rows_hold_the_first_images_of_each_side_by_side(channels, white):
+    few, many = torch.rand(2, channels, 8, 8), torch.rand(9, channels, 8, 8)
+    fig = plots.rows({"few": few, "many": many}, 4)
+    assert [ax.get_ylabel() for ax in fig.axes] == ["few", "many"]
+    for ax, x in zip(fig.axes, (few, many)):
+        drawn = torch.tensor(ax.images[0].get_array().tolist())
+        drawn = 1 - drawn[None] if channels == 1 else drawn.permute(2, 0, 1)
+        cells = drawn.unfold(2, 10, 10).movedim(2, 0)  # (4, C, 10, 10): an image and a pixel of white around it
+        torch.testing.assert_close(cells[: len(x), :, 1:-1, 1:-1], x[:4])
+        cells[: len(x), :, 1:-1, 1:-1] = white
+        assert (cells - white).abs().max() < 1e-6  # 1 − (1 − 0) is rounded
+
+
+@pytest.mark.parametrize("x", [torch.rand(1, 8, 8), torch.rand(0, 1, 8, 8)])
+def test_a_row_without_images_is_refused(x):
+    with pytest.raises(ValueError, match="a row is of images"):
+        plots.rows({"nothing": x})
+
+
 def test_curves_mark_the_epoch_that_was_kept():
     fig = plots.curves(History({"train": [3.0, 2.0, 1.0], "validation": [3.0, 2.5, 2.7]}, [1.0] * 3, best_epoch=1))
     (ax,) = fig.axes
