@@ -26,7 +26,7 @@ from dgm_lib.nets import MLP
 from dgm_lib.samplers import block_gibbs, gibbs, independent_metropolis, langevin, mala, score_of
 
 # Families whose networks are torch's own and get nothing of the library's in between, and those of other files.
-OTHERS = ("softmax classifier", "residual classifier", "mixture of Gaussians", "probabilistic PCA", "two players")
+OTHERS = ("softmax classifier", "convolutional classifier", "mixture of Gaussians", "probabilistic PCA", "two players")
 MODELS = [name for name in FAMILIES if name not in OTHERS]
 every_model = pytest.mark.parametrize("name", MODELS)
 

@@ -546,7 +546,7 @@ def test_damaged_foreign_and_unsafe_checkpoints_are_refused(tmp_path):
         resume()
     path.write_bytes(whole)
     with pytest.raises(CheckpointError, match=r"belongs to another model: .* missing"):
-        resume("residual classifier")
+        resume("convolutional classifier")
     torch.save(Slope(), path)  # an object, which would have to be unpickled
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
         resume()

@@ -435,7 +435,7 @@ def test_value_exercises_explain_too():
 def test_unknown_names_are_answered_with_near_ones():
     with pytest.raises(ValueError, match="'cros_entropy'; did you mean 'cross_entropy'"):
         check("cros_entropy", None)
-    with pytest.raises(ValueError, match="there are: scale_pixels, cross_entropy"):
+    with pytest.raises(ValueError, match=r"there are: .*cross_entropy"):
         solution("xyz")
     with pytest.raises(ValueError, match="name comes first"):
         check(F.cross_entropy, "cross_entropy")

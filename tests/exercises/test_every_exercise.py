@@ -354,9 +354,9 @@ def test_check_leaves_the_random_stream_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("module", exercises.NOTEBOOKS[4:8], ids=lambda module: module.__name__)
-def test_inputs_are_finite_in_what_the_text_calls_finite(module):
-    for exercise in module.EXERCISES:
+@pytest.mark.parametrize("name", ["latent_variables", "vae_in_practice", "adversarial_learning", "gan_in_practice"])
+def test_inputs_are_finite_in_what_the_text_calls_finite(name):
+    for exercise in BY_NAME[name].EXERCISES:
         tensors = [value for inputs in exercise.draw_inputs() for value in inputs if isinstance(value, Tensor)]
         assert exercise.name in MAY_BE_INFINITE or all(tensor.isfinite().all() for tensor in tensors), exercise.name
 
