@@ -23,6 +23,7 @@ from benchmarks import (
     langevin_speed,
     nbval_flakes,
     notebook_seconds,
+    odd_inputs,
     rbm_accuracy,
     rbm_speed,
     two_processes,
@@ -236,6 +237,10 @@ def test_without_notebooks_nothing_is_counted_as_passed(monkeypatch):
     monkeypatch.setattr(nbval_flakes, "find", lambda names: [])
     with pytest.raises(FileNotFoundError, match="nothing to compare"):
         nbval_flakes.measure(2)
+
+
+def test_the_files_of_odd_inputs_are_there():
+    assert [name for name in odd_inputs.FILES if not (harness.ROOT / "tests" / f"test_{name}.py").exists()] == []
 
 
 def test_a_notebook_that_fails_has_no_time(monkeypatch):
