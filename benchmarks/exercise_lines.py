@@ -9,5 +9,6 @@ FOLDER = ROOT / "dgm_exercises"
 
 def measure(runs: int) -> Measurement:
     """All lines of the folder, once: they do not change between runs."""
-    lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in sorted(FOLDER.rglob("*.py"))}
+    paths = sorted(FOLDER.rglob("*.py"))
+    lines = {str(path.relative_to(FOLDER)): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
     return Measurement([sum(lines.values())] * runs, note=", ".join(f"{name} {n}" for name, n in lines.items()))
