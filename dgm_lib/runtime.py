@@ -101,6 +101,9 @@ def start_processes() -> tuple[int, int]:
     ends, it leaves the group first: a thread of the group that outlives the interpreter would abort it.
     """
     if "RANK" in os.environ and not distributed.is_initialized():
+        # torch.optim imports this module sooner or later. Once there is a group, the module's default arguments would
+        # hold it for ever, and its threads would not end with `stop_processes`.
+        import torch.distributed.nn.functional
         backend = "nccl" if device().type == "cuda" else "gloo"
         if backend == "nccl":
             torch.cuda.set_device(device())
