@@ -104,6 +104,7 @@ def start_processes() -> tuple[int, int]:
         # torch.optim imports this module sooner or later. Once there is a group, the module's default arguments would
         # hold it for ever, and its threads would not end with `stop_processes`.
         import torch.distributed.nn.functional
+
         backend = "nccl" if device().type == "cuda" else "gloo"
         if backend == "nccl":
             torch.cuda.set_device(device())
