@@ -11,8 +11,6 @@ from statistics import median
 
 import torch
 from torch import nn
-from torch.optim import Adam
-from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.harness import Measurement
 from dgm_lib import datasets
@@ -24,10 +22,10 @@ from dgm_lib.models.vae import VAE
 from dgm_lib.models.vae_gan import VAEGAN
 from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic
 from dgm_lib.objective import adam
-from dgm_lib.train import Objective, averaged, fit
+from dgm_lib.train import averaged, fit
 
 LETTERS, SHAPE, LATENTS, WIDTH, GAME, THREADS = "ABC", (1, 28, 28), 32, 256, 100.0, 1
-VAE_EPOCHS, EPOCHS = 20, 2
+VAE_EPOCHS, EPOCHS = 14, 2
 
 
 def trained_vae(split: Split, seed: int) -> VAE:
@@ -36,10 +34,9 @@ def trained_vae(split: Split, seed: int) -> VAE:
     encoder = Labelled(MLP(28 * 28 + n, WIDTH, WIDTH, 2 * LATENTS), n, flat=True)
     decoder = Labelled(nn.Sequential(MLP(LATENTS + n, WIDTH, WIDTH, SHAPE), nn.Sigmoid()), n)
     vae = VAE(encoder, decoder, StandardNormal(LATENTS), NormalNoise(0.2), n_classes=n)
-    optimizer = Adam(vae.parameters(), 1e-3, fused=True)
-    objective = Objective(vae.loss, optimizer, scheduler=LinearLR(optimizer, 1, 0.3, VAE_EPOCHS))
-    average = averaged(vae, 0.995)
-    fit(vae, {"-ELBO": objective}, split.batches(64, seed=seed), VAE_EPOCHS, seed=seed, ema=average)
+    objective = adam(vae.loss, vae, 5e-3, epochs=VAE_EPOCHS)
+    average = averaged(vae, 0.99)
+    fit(vae, {"-ELBO": objective}, split.batches(128, seed=seed), VAE_EPOCHS, seed=seed, ema=average)
     return average.module
 
 
@@ -47,15 +44,16 @@ def played_on(vae: VAE, game_weight: float, split: Split, seed: int) -> VAEGAN:
     torch.manual_seed(seed)
     vae, critic = deepcopy(vae).train(), DCCritic(SHAPE, 16)
     critic = ProjectionCritic(critic.body, critic.n_features, len(LETTERS))
+    critic.to(memory_format=torch.channels_last)
     model = VAEGAN(vae, critic, feature_weight=0.0, pixel_weight=1.0, game_weight=game_weight)
     parts = (
-        ("critic", model.critic_loss, critic, 1e-3),
-        ("decoder", model.decoder_loss, vae.decoder, 3e-4),
-        ("encoder", model.encoder_loss, vae.encoder, 3e-4),
+        ("critic", model.critic_loss, critic, 2e-3),
+        ("decoder", model.decoder_loss, vae.decoder, 6e-4),
+        ("encoder", model.encoder_loss, vae.encoder, 6e-4),
     )
     players = {name: adam(loss, net, rate, betas=(0.5, 0.99)) for name, loss, net, rate in parts}
     average = averaged(model, 0.99)
-    fit(model, players, split.batches(32, seed=seed, drop_last=True), EPOCHS, seed=seed, ema=average)
+    fit(model, players, split.batches(64, seed=seed, drop_last=True), EPOCHS, seed=seed, ema=average)
     return average.module
 
 
