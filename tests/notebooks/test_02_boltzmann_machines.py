@@ -7,15 +7,13 @@ from itertools import combinations
 
 import pytest
 import torch
+from broken_library import instead_of
+from helpers import close
 from torch.nn.functional import softplus
 
 from dgm_lib.models.baselines import NaiveBayes
 from dgm_lib.models.mixtures import CategoricalMixture
 from dgm_lib.models.rbm import RBM, BinaryUnits
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
 
 
 def bits(n):
@@ -423,3 +421,12 @@ def test_sleep_improves_the_guess_in_the_other_direction_of_kl():
     log_posterior = log_joint.log_softmax(1)
     kl = (p * (log_posterior - log_q)).sum()
     close(-(p * log_q).sum(), kl - (p * log_posterior).sum())
+
+
+# ---- a break of the library that the notebook must notice ----------------------------------------------------------
+
+
+@instead_of(RBM.free_energy, turns="p(v) summed over all 64 images: 1.0000")
+def hidden_units_at_their_best(free_energy, machine, x):
+    """The least energy over h, where h must be summed out."""
+    return machine.energy(x, (machine.posterior(x).mean > 0.5).to(x))
