@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 from dgm_lib import train
@@ -66,11 +66,12 @@ def break_(name: str) -> None:
 
 
 def shorten_training(n_batches: int) -> None:
-    """Breaks nothing: one epoch of so few batches, for claims that hold of a network which hardly learnt."""
+    """Breaks nothing: one epoch of so many batches, for claims that hold of a network which hardly learnt."""
 
     @instead_of(train.fit)
     def few_batches(fit, model, objectives, batches, epochs, **options):
-        return fit(model, objectives, list(islice(batches, n_batches)), 1, **options)
+        over_and_over = chain.from_iterable(repeat(batches))
+        return fit(model, objectives, list(islice(over_and_over, n_batches)), 1, **options)
 
     break_(few_batches.__name__)
 

@@ -7,6 +7,7 @@ first and fail the second.
 
 from __future__ import annotations
 
+import ast
 import dis
 import os
 import re
@@ -42,7 +43,7 @@ IGNORED = {"tags": ["nbval-ignore-output"]}
 
 
 def names(cell: NotebookNode) -> tuple[set[str], set[str]]:
-    """The names that a cell needs from others, and those that it makes."""
+    """The names that a cell needs from others, and those that it makes or puts something into."""
     code = compile(cell.source, "a cell", "exec")
     needed, made = set(), set()
     for step in dis.get_instructions(code):
@@ -50,7 +51,14 @@ def names(cell: NotebookNode) -> tuple[set[str], set[str]]:
             made.add(step.argval)
         elif step.opname == "LOAD_NAME" and step.argval not in made:
             needed.add(step.argval)
-    return needed | (set(globals_within(code)) - made), made
+    return needed | (set(globals_within(code)) - made), made | set(filled(cell.source))
+
+
+def filled(source: str) -> Iterator[str]:
+    """The names of tables that get an entry: name[key] = value."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
+            yield node.value.id
 
 
 def globals_within(code: CodeType) -> Iterator[str]:

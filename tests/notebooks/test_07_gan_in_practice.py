@@ -8,6 +8,7 @@ from broken_library import instead_of
 from helpers import close
 from torch.distributions import Normal
 
+from dgm_lib import checks
 from dgm_lib.measures import two_sample
 from dgm_lib.measures.two_sample import frechet_distance, precision_recall
 from dgm_lib.nets import ProjectionCritic
@@ -58,9 +59,14 @@ def test_projection():
     close(critic(x, y).squeeze(1), torch.stack(by_hand))
 
 
-# ---- a break of the library that the notebook must notice ----------------------------------------------------------
+# ---- breaks of the library that the notebook must notice -----------------------------------------------------------
 
 
 @instead_of(two_sample.frechet_distance, turns="fewer letters, larger distance: True", batches=5)
 def distance_with_its_sign_turned(distance, a, b):
     return -distance(a, b)
+
+
+@instead_of(checks.check_inside, turns="a batch in [−1, 1] is refused: x holds -1", batches=1)
+def walls_without_a_guard(check_inside, x, box):
+    """Numbers outside of the box are learnt from, and nobody says so."""
