@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from broken_library import instead_of
-from helpers import close
+from helpers import close, normal
 from sklearn.decomposition import PCA
 from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.distributions.kl import kl_divergence
@@ -18,10 +18,6 @@ from dgm_lib.distributions import CategoricalPixels, StandardNormal
 from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def hermite(n, dimensions):

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from broken_library import instead_of
-from helpers import close
+from helpers import close, normal
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -23,11 +23,6 @@ from dgm_lib.distributions import (
 from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 # ---- pixels --------------------------------------------------------------------------------------------------------
 
