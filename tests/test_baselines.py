@@ -8,6 +8,7 @@ from math import log
 
 import pytest
 import torch
+from helpers import close
 
 from dgm_lib import datasets
 from dgm_lib.models.baselines import IndependentPixels, NaiveBayes, PixelChain
@@ -52,10 +53,6 @@ def fitted(name, x, y):
         "naive Bayes": lambda: NaiveBayes.fit(x, y, LEVELS, CLASSES),
         "pixel chain": lambda: PixelChain.fit(x, LEVELS, bins=2, strength=5),
     }[name]()
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
 
 
 # ---- what every model promises -------------------------------------------------------------------------------------

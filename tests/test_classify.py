@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import close
 from torch import nn
 from torch.distributions import MultivariateNormal
 from torch.nn.functional import one_hot
@@ -24,10 +25,6 @@ from dgm_lib.nets import MLP
 
 K, WORDS = 3, 4
 PRIOR = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers import close
 from torch import nn
 from torch.distributions import MixtureSameFamily, Normal
 
@@ -28,10 +29,6 @@ class Quadratic(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (0.5 * self.stiffness * x.square()).sum(1, keepdim=True)
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
 
 
 def model(net=None, shape=(2,), **settings) -> EnergyModel:

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import close
 from torch import nn
 from torch.distributions import Normal
 
@@ -39,10 +40,6 @@ GAMES = {
     "Wasserstein": WASSERSTEIN,
 }
 every_game = pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
 
 
 def small_gan(*, seed=0, **options):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers import close
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -37,10 +38,6 @@ class Gaussians(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.bias - (x[:, None] - self.mu).square().sum(2) / (2 * self.sigma**2)
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
 
 
 def model(net=None, shape=(2,), n_classes=3, *, weight=1.0, widest_gap=20.0, **settings) -> JointEnergyModel:

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import agree, close, seeded, set_linear
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
@@ -18,22 +19,6 @@ from dgm_lib.train import Objective, fit
 
 SIGMA = {"left": 0.7, "right": 0.4}
 SIZES = {"left": 3, "right": 4}
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
-
-
-def agree(draws, expected, sigmas=4.5):
-    """The mean of many draws, (n, …), is `expected` as far as their spread allows."""
-    error = (draws.mean(0) - expected).abs()
-    assert (error < sigmas * draws.std(0) / len(draws) ** 0.5 + 1e-9).all(), error
-
-
-def set_linear(layer, weight, bias):
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
 
 
 def linear_modality(name, shift):
@@ -198,11 +183,6 @@ def reconstruction(model, x, names):
     x = {name: x[name] for name in names}
     z = model.posterior(**x).rsample()
     return {name: model.likelihood(name, z).log_prob(values) for name, values in x.items()}
-
-
-def seeded(f, *arguments):
-    torch.manual_seed(3)
-    return f(*arguments)
 
 
 # ---- what is missing -----------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """nbval compares: it fails where the library is broken on purpose, at an output, and passes where it is not.
 
-For each notebook of the course: what one of its claims needs is run twice in one kernel by the command of
-`python run.py test`, first with the library as it is, then with one function of it broken. nbval must pass the first
-and fail the second.
+For each break of the library in the files of `tests/notebooks`: what the claim that it turns needs is run twice in one
+kernel by the command of `python run.py test`, first with the library as it is, then with the break. nbval must pass the
+first and fail the second.
 """
 
 from __future__ import annotations
 
+import ast
 import dis
 import os
 import re
@@ -14,32 +15,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from types import CodeType, ModuleType
 
-import broken_library
 import nbformat
 import pytest
+from broken_library import BREAKS, nothing
 from conftest import ROOT
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-# (notebook, a claim that it prints, the break that turns the claim, the batches of training that do for it)
-NOTICED = [
-    ("00", "smallest pixel: 0.0   largest: 1.0", broken_library.one_level_too_many, None),
-    ("01", "test images of probability zero: 7 of 447", broken_library.nothing_is_impossible, None),
-    ("02", "p(v) summed over all 64 images: 1.0000", broken_library.hidden_units_at_their_best, None),
-    ("03", "Langevin as its formula says", broken_library.half_a_drift, None),
-    ("04", "library: 12.6102 nats per test digit", broken_library.noise_averaged_over_all_directions, None),
-    ("05", "1,000 draws win over 1 nat: True", broken_library.every_draw_is_the_mean, 5),
-    ("06", "within 0.15 of 3.45: True", broken_library.slope_of_two, None),
-    ("07", "fewer letters, larger distance: True", broken_library.distance_with_its_sign_turned, 5),
-    ("08", "nearest for the judge: moved by a pixel", broken_library.judge_that_sees_blurred_pixels, 2),
-    ("09", "p(x) = Σ p(x|c) p(c), integrated: 1.000", broken_library.bayes_without_the_prior, None),
-    ("10", "balanced accuracy 0.500", broken_library.balanced_accuracy_is_plain, None),
-    ("11", "without limit and return it finished: False", broken_library.divergence_that_nobody_sees, None),
-]
-NUMBERS = sorted(path.name[:2] for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+# The notebooks, and for each break the one that must notice it.
+NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+for path in sorted((ROOT / "tests" / "notebooks").glob("test_*.py")):
+    import_module(f"notebooks.{path.stem}")
+NOTICED = {name: known.module.rpartition(".test_")[2] for name, known in BREAKS.items() if known.claim}
 SMALL = [
     "import torch\n\nfrom dgm_lib.datasets import core",
     'print("a number that moves ≈", torch.rand(()).item())\nprint("levels as floats:", core.scale(torch.arange(3), 3))',
@@ -52,7 +43,7 @@ IGNORED = {"tags": ["nbval-ignore-output"]}
 
 
 def names(cell: NotebookNode) -> tuple[set[str], set[str]]:
-    """The names that a cell needs from others, and those that it makes."""
+    """The names that a cell needs from others, and those that it makes or puts something into."""
     code = compile(cell.source, "a cell", "exec")
     needed, made = set(), set()
     for step in dis.get_instructions(code):
@@ -60,7 +51,14 @@ def names(cell: NotebookNode) -> tuple[set[str], set[str]]:
             made.add(step.argval)
         elif step.opname == "LOAD_NAME" and step.argval not in made:
             needed.add(step.argval)
-    return needed | (set(globals_within(code)) - made), made
+    return needed | (set(globals_within(code)) - made), made | set(filled(cell.source))
+
+
+def filled(source: str) -> Iterator[str]:
+    """The names of tables that get an entry: name[key] = value."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
+            yield node.value.id
 
 
 def globals_within(code: CodeType) -> Iterator[str]:
@@ -88,9 +86,11 @@ def what_it_needs(notebook: NotebookNode, claim: str) -> list[NotebookNode]:
     return found
 
 
-def twice(cells: list[NotebookNode], claim: str, name: str, batches: int | None = None) -> NotebookNode:
+def twice(cells: list[NotebookNode], name: str, claim: str) -> NotebookNode:
     """A notebook that runs the cells as they are, breaks the library, and runs them again; compares both claims."""
-    begin = "import broken_library\n" + bool(batches) * f"broken_library.shorten_training({batches})"
+    begin = f"import broken_library\nimport {BREAKS[name].module}"
+    if batches := BREAKS[name].batches:
+        begin += f"\nbroken_library.shorten_training({batches})"
     end = f"assert broken_library.calls[{name!r}], 'the break is never called'"
     run = [new_code_cell(cell.source, metadata=IGNORED) for cell in cells]
     run[-1].source = "%%capture told\n" + run[-1].source
@@ -138,28 +138,29 @@ def test_nbval_passes_on_the_library_as_it_is(run_script, small_notebook):
 
 def test_a_break_that_breaks_nothing_is_not_noticed(run_script, small_notebook, tmp_path):
     cells = nbformat.read(small_notebook, as_version=4).cells
-    nbformat.write(twice(cells, SMALL_CLAIM, broken_library.nothing.__name__), tmp_path / "twice.ipynb")
+    nbformat.write(twice(cells, nothing.__name__, SMALL_CLAIM), tmp_path / "twice.ipynb")
     failed, said = nbval(run_script, tmp_path / "twice.ipynb")
     assert failed == [], said
 
 
 def test_a_break_that_is_never_called_fails(run_script, small_notebook, tmp_path):
     cells = nbformat.read(small_notebook, as_version=4).cells
-    nbformat.write(twice(cells, SMALL_CLAIM, broken_library.every_draw_is_the_mean.__name__), tmp_path / "twice.ipynb")
+    elsewhere = next(name for name in NOTICED if BREAKS[name].original is not BREAKS[nothing.__name__].original)
+    nbformat.write(twice(cells, elsewhere, SMALL_CLAIM), tmp_path / "twice.ipynb")
     failed, said = nbval(run_script, tmp_path / "twice.ipynb")
     assert failed == [8]
     assert "the break is never called" in said
 
 
 def test_every_notebook_notices_a_break():
-    assert sorted({number for number, *_ in NOTICED}) == NUMBERS
+    assert sorted(set(NOTICED.values())) == NAMES
 
 
-@pytest.mark.parametrize(("number", "claim", "broken", "batches"), NOTICED, ids=[row[0] for row in NOTICED])
-def test_nbval_fails_where_the_library_is_broken(run_script, tmp_path, number, claim, broken, batches):
-    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+@pytest.mark.parametrize(("notebook", "name"), [(notebook, name) for name, notebook in NOTICED.items()])
+def test_nbval_fails_where_the_library_is_broken(run_script, tmp_path, notebook, name):
+    path, claim = ROOT / "notebooks" / f"{notebook}.ipynb", BREAKS[name].claim
     cells = what_it_needs(nbformat.read(path, as_version=4), claim)
-    nbformat.write(twice(cells, claim, broken.__name__, batches), tmp_path / path.name)
+    nbformat.write(twice(cells, name, claim), tmp_path / path.name)
     failed, said = nbval(run_script, tmp_path / path.name)
     assert failed == [2 * len(cells) + 3], said
     assert "Cell outputs differ" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import close
 from torch import nn
 
 from dgm_lib.nets import (
@@ -21,10 +22,6 @@ from dgm_lib.nets import (
 )
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 16, 16), (3, 32, 32)]
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import close, states
 from sklearn.neural_network import BernoulliRBM
 from torch.optim import SGD
 
@@ -17,15 +18,6 @@ from dgm_lib.models.rbm import RBM, BinaryUnits, GaussianUnits, LogZ, bits, log_
 from dgm_lib.train import Objective, fit
 
 D, H = 4, 3
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual.detach(), torch.as_tensor(expected, dtype=actual.dtype).detach(), **tolerances)
-
-
-def states(n):
-    """All vectors of n bits, (2^n, n) float64; row i holds the digits of i, the highest first."""
-    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * n).view(-1, n)
 
 
 def number(v):

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import close
 from torch import nn
 
 from dgm_lib.datasets.mixed_batches import MixedBatches
@@ -16,10 +17,6 @@ from dgm_lib.nets import MLP
 from dgm_lib.train import Objective, fit
 
 D, F, K = 3, 5, 4
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
 
 
 class Constant(nn.Module):

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import close, set_linear
 from torch import nn
 from torch.distributions import MultivariateNormal
 from torch.nn.functional import cross_entropy
@@ -18,16 +19,6 @@ from dgm_lib.train import Objective, fit
 
 SIGMA, FEATURES, LATENTS, CLASSES = 0.7, 4, 2, 3
 PRIOR = torch.tensor([0.5, 0.3, 0.2]).double()
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
-
-
-def set_linear(layer, weight, bias):
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
 
 
 def unit_gaussian(n_latents):

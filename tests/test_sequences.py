@@ -8,15 +8,12 @@ from math import log
 
 import pytest
 import torch
+from helpers import close
 
 from dgm_lib import datasets
 from dgm_lib.models.sequences import HiddenMarkovModel, MarkovChain, log_matmul
 
 V = 3  # the end, and two letters
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
 
 
 def word_rows(words, width=None):

@@ -9,6 +9,7 @@ from statistics import stdev
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -25,10 +26,6 @@ from dgm_lib.measures.two_sample import (
 )
 
 MEASURES = frechet_distance, kernel_distance, precision_recall, two_sample_accuracy
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # ---- the Fréchet distance ------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import agree, close, seeded, set_linear
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.distributions.kl import kl_divergence
@@ -27,23 +28,6 @@ from dgm_lib.nets import MLP, ConvDecoder, ConvEncoder, Labelled
 from dgm_lib.train import Objective, fit
 
 SIGMA = 0.7
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
-
-
-def agree(draws, expected, sigmas=4.5):
-    """The mean of many draws, (n, …), is `expected` as far as their spread allows."""
-    draws = draws.detach().double()
-    error = (draws.mean(0) - torch.as_tensor(expected).double()).abs()
-    assert (error < sigmas * draws.std(0) / len(draws) ** 0.5 + 1e-9).all(), error
-
-
-def set_linear(layer, weight, bias):
-    with torch.no_grad():
-        layer.weight.copy_(torch.as_tensor(weight))
-        layer.bias.copy_(torch.as_tensor(bias))
 
 
 def linear_vae(seed=0, *, n_features=4, n_latents=2, shift=0.0, widen=0.0, prior=None, **options):
@@ -246,11 +230,6 @@ def test_chunks_do_not_change_the_law_of_the_bound(monkeypatch):
 
 
 # ---- what is minimised ---------------------------------------------------------------------------------------------
-
-
-def seeded(function, seed=3):
-    torch.manual_seed(seed)
-    return function()
 
 
 def test_loss_is_minus_the_mean_elbo():

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers import close, seeded
 from torch import nn
 from torch.nn.functional import softplus
 
@@ -18,15 +19,6 @@ from dgm_lib.models.vae import VAE
 from dgm_lib.models.vae_gan import VAEGAN
 from dgm_lib.nets import MLP, DCCritic, Labelled, ProjectionCritic
 from dgm_lib.train import Objective, averaged, fit
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
-
-
-def seeded(function, seed=3):
-    torch.manual_seed(seed)
-    return function()
 
 
 class LinearCritic(nn.Module):

@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 import torch
+from helpers import close
 from torch import nn
 
 from dgm_lib.datasets import Split
@@ -17,10 +18,6 @@ from dgm_lib.models.mixtures import CategoricalMixture
 from dgm_lib.models.vq_vae import VQVAE
 from dgm_lib.nets import MLP, ConvEncoder
 from dgm_lib.train import Objective, fit
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected).to(actual), **tolerances)
 
 
 def tiny(seed=0, **options):

@@ -6,14 +6,12 @@ import math
 
 import pytest
 import torch
+from broken_library import instead_of
+from helpers import close
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from dgm_lib import plots
+from dgm_lib import plots, samplers
 from dgm_lib.measures import metrics
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.25, 4.0])
@@ -89,3 +87,11 @@ def test_a_grid_adds_up_z():
     points, cell = plots.plane_grid(6.0, 240)
     log_z = metrics.log_z_on_grid(lambda x: -x.square().sum(1) / 2, points, cell)
     assert log_z == pytest.approx(math.log(2 * math.pi), abs=1e-5)
+
+
+# ---- a break of the library that the notebook must notice ----------------------------------------------------------
+
+
+@instead_of(samplers.langevin, turns="Langevin as its formula says")
+def half_a_drift(langevin, score, x, **options):
+    return langevin(lambda x: 0.5 * score(x), x, **options)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from broken_library import instead_of
+from helpers import close
 from torch.distributions import Normal
 
+from dgm_lib import checks
+from dgm_lib.measures import two_sample
 from dgm_lib.measures.two_sample import frechet_distance, precision_recall
 from dgm_lib.nets import ProjectionCritic
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
 
 
 @pytest.mark.parametrize(("a", "b"), [((0.0, 1.0), (1.0, 2.0)), ((-1.0, 0.5), (2.0, 0.5)), ((0.0, 3.0), (0.0, 1.0))])
@@ -57,3 +57,16 @@ def test_projection():
     phi = critic.body(x)
     by_hand = [critic.head.weight[0] @ f + critic.head.bias[0] + critic.embedding.weight[c] @ f for f, c in zip(phi, y)]
     close(critic(x, y).squeeze(1), torch.stack(by_hand))
+
+
+# ---- breaks of the library that the notebook must notice -----------------------------------------------------------
+
+
+@instead_of(two_sample.frechet_distance, turns="fewer letters, larger distance: True", batches=5)
+def distance_with_its_sign_turned(distance, a, b):
+    return -distance(a, b)
+
+
+@instead_of(checks.check_inside, turns="a batch in [−1, 1] is refused: x holds -1", batches=1)
+def walls_without_a_guard(check_inside, x, box):
+    """Numbers outside of the box are learnt from, and nobody says so."""

@@ -7,24 +7,13 @@ from itertools import combinations
 
 import pytest
 import torch
+from broken_library import instead_of
+from helpers import close, normal, states
 from torch.nn.functional import softplus
 
 from dgm_lib.models.baselines import NaiveBayes
 from dgm_lib.models.mixtures import CategoricalMixture
 from dgm_lib.models.rbm import RBM, BinaryUnits
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
-
-
-def bits(n):
-    """All 2^n vectors of n bits, (2^n, n) float64, the last bit fastest."""
-    return torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * n).view(-1, n)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def random_rbm(n_visible, n_hidden, seed=0):
@@ -46,7 +35,7 @@ def joint_energy(machine, v, h):
 
 def four_units():
     """The three rules: a black pixel costs 0.5, two in a column earn 2, any other pair costs 1. Pixels 01 over 23."""
-    v = bits(4)
+    v = states(4)
     energy = 0.5 * v.sum(1)
     for i, j in combinations(range(4), 2):
         energy += (-2 if (i, j) in ((0, 2), (1, 3)) else 1) * v[:, i] * v[:, j]
@@ -83,7 +72,7 @@ def flip_matrix(p, v, i):
 
 
 def test_a_unit_given_all_others_is_a_sigmoid_of_its_field_and_its_visit_keeps_p():
-    (w, b), v = weights_and_biases(5), bits(5)
+    (w, b), v = weights_and_biases(5), states(5)
     p = (0.5 * ((v @ w) * v).sum(1) + v @ b).softmax(0)
     for i in range(5):
         kernel = flip_matrix(p, v, i)
@@ -96,7 +85,7 @@ def test_a_unit_given_all_others_is_a_sigmoid_of_its_field_and_its_visit_keeps_p
 
 def test_half_the_sum_of_differences_is_the_largest_error_on_any_set():
     p, q = normal(6).softmax(0), normal(6, seed=1).softmax(0)
-    sets = bits(6)
+    sets = states(6)
     close((sets @ (p - q)).max(), (p - q).abs().sum() / 2)
 
 
@@ -107,7 +96,7 @@ def test_descent_never_goes_uphill():
     """A unit that takes the sign of its field changes E(s) = −Σ_{i≠j} w_ij s_i s_j / 2D by −(s' − s) field / D ≤ 0."""
     patterns = normal(3, 10).sign()
     w = (patterns.T @ patterns).fill_diagonal_(0)
-    s = bits(10) * 2 - 1
+    s = states(10) * 2 - 1
     energy = lambda s: -((s @ w) * s).sum(1) / 20  # noqa: E731
     for i in range(10):
         moved, field = s.clone(), s @ w[i]
@@ -119,7 +108,7 @@ def test_descent_never_goes_uphill():
 def test_a_heated_unit_of_plus_and_minus_one_draws_with_twice_its_field():
     """p(s_i = 1) = σ(2 Σ_j w_ij s_j / DT) is the ratio of Boltzmann weights at temperature T."""
     w, _ = weights_and_biases(6)
-    s, temperature = bits(6) * 2 - 1, 0.7
+    s, temperature = states(6) * 2 - 1, 0.7
     energy = lambda s: -((s @ w) * s).sum(1) / 12  # noqa: E731
     for i in range(6):
         on, off = s.clone(), s.clone()
@@ -131,7 +120,7 @@ def test_a_heated_unit_of_plus_and_minus_one_draws_with_twice_its_field():
 def test_units_of_plus_and_minus_one_are_the_same_machine():
     """With v = (s + 1)/2, −½ sᵀws = −½ vᵀ(4w)v + vᵀ(2w1) − ½ 1ᵀw1: other weights, biases and a constant."""
     w, _ = weights_and_biases(6)
-    v, ones = bits(6), torch.ones(6).double()
+    v, ones = states(6), torch.ones(6).double()
     s = 2 * v - 1
     by_s = -0.5 * ((s @ w) * s).sum(1)
     close(by_s, -0.5 * ((v @ (4 * w)) * v).sum(1) + v @ (2 * w @ ones) - 0.5 * ones @ w @ ones)
@@ -144,7 +133,7 @@ def test_two_phases_are_the_gradient_of_log_p_also_with_connections_within_layer
     """A Boltzmann machine of 3 visible and 3 hidden units, every pair connected: ⟨s_i s_j⟩ clamped − free."""
     w, b = weights_and_biases(6)
     w.requires_grad_(), b.requires_grad_()
-    s = bits(6)
+    s = states(6)
     log_joint = (0.5 * ((s @ w) * s).sum(1) + s @ b).view(8, 8)  # (v, h)
     data = torch.tensor([1, 1, 4, 6])
     log_p = (log_joint.logsumexp(1) - log_joint.logsumexp((0, 1)))[data].mean()
@@ -161,7 +150,7 @@ def test_two_phases_are_the_gradient_of_log_p_also_with_connections_within_layer
 
 
 def test_layers_of_an_rbm_are_independent_given_each_other():
-    machine, v, h = random_rbm(4, 3), bits(4), bits(3)
+    machine, v, h = random_rbm(4, 3), states(4), states(3)
     log_p = -joint_energy(machine, v, h)  # (16, 8), up to log Z
     p_h = (log_p.softmax(1)[:, None] * h.T).sum(2)  # p(h_j = 1 | v)
     close(p_h, torch.sigmoid(machine.hidden_bias + v @ machine.weight))
@@ -172,7 +161,7 @@ def test_layers_of_an_rbm_are_independent_given_each_other():
 
 
 def test_free_energy_sums_out_the_hidden_units_and_one_layer_is_enough_for_z():
-    machine, v, h = random_rbm(5, 3), bits(5), bits(3)
+    machine, v, h = random_rbm(5, 3), states(5), states(3)
     log_p = -joint_energy(machine, v, h)
     minus_f = v @ machine.visible_bias + (1 + (machine.hidden_bias + v @ machine.weight).exp()).log().sum(1)
     close(minus_f, log_p.logsumexp(1))
@@ -191,7 +180,7 @@ def means(p_v, v, machine):
 
 def test_gradient_of_an_rbm_and_of_its_loss():
     """For weights and biases: data − model; the gradient of F(data) − F(model) is the same with the other sign."""
-    machine, v = random_rbm(4, 3), bits(4)
+    machine, v = random_rbm(4, 3), states(4)
     data = v[[0, 3, 3, 9]]
     parameters = [machine.weight, machine.visible_bias, machine.hidden_bias]
     exact = torch.autograd.grad(machine.log_prob(data).mean(), parameters)
@@ -212,7 +201,7 @@ def gibbs_matrix(machine, v, h):
 
 def test_expected_cd_is_biased_and_the_bias_vanishes_as_chains_forget_the_data():
     """The mean of CD-k's gradient, exactly: chains from the data after k steps. Larger weights, slower forgetting."""
-    v, h = bits(5), bits(3)
+    v, h = states(5), states(3)
     p_data = (2 * normal(32)).softmax(0)
     memory, biases = [], []
     for scale in (0.5, 1, 2, 4):
@@ -241,7 +230,7 @@ def test_expected_cd_is_biased_and_the_bias_vanishes_as_chains_forget_the_data()
 )
 def test_bars_and_stripes(side, different, best, alike):
     """2 · 2^side images, of which all white and all black come about twice."""
-    rows = bits(side)[:, :, None].expand(-1, side, side)
+    rows = states(side)[:, :, None].expand(-1, side, side)
     images = torch.cat([rows, rows.mT]).flatten(1)
     unique, count = images.unique(dim=0, return_counts=True)
     n = 2 * 2**side
@@ -260,7 +249,7 @@ def test_weights_of_ais_average_z_over_z_0_for_any_number_of_steps(steps):
     """All paths summed by matrices: E[w] = Z / Z_0 exactly, and E[log w] ≤ log Z / Z_0. One step is importance
     sampling.
     """
-    machine, v, h = random_rbm(3, 2), bits(3), bits(2)
+    machine, v, h = random_rbm(3, 2), states(3), states(2)
     start = random_rbm(3, 2)
     start.weight.data.zero_(), start.hidden_bias.data.zero_()
     log_f, kernels = [], []
@@ -319,13 +308,13 @@ def test_uniform_models_of_the_two_rulers():
 
 def test_clamped_gibbs_draws_from_the_conditional_of_the_missing():
     """p(missing | known) is what a clamped step keeps, and `fill_in` comes near its mean."""
-    machine, v = random_rbm(5, 3), bits(5)
+    machine, v = random_rbm(5, 3), states(5)
     known = torch.tensor([True, False, True, False, False])
     given = torch.tensor([1.0, 0, 0, 0, 0]).double()
     fits = (v[:, known] == given[known]).all(1)
     p = machine.log_prob(v).exp().detach() * fits
     p = p / p.sum()
-    free_step = gibbs_matrix(machine, v, bits(3))
+    free_step = gibbs_matrix(machine, v, states(3))
     # a clamped step: h ~ p(h|v), the missing ~ p(v|h), the known put back
     target = (v * ~known + given * known) @ (2.0 ** torch.arange(4, -1, -1)).double()
     clamped = torch.zeros(32, 32).double().index_add_(1, target.long(), free_step)
@@ -343,7 +332,7 @@ def test_conditional_mean_of_a_mixture():
     torch.manual_seed(0)
     mixture = CategoricalMixture(3, (1, 2, 2), 2).double()
     mixture.logits.data.normal_(), mixture.pixel_logits.data.normal_()
-    every = bits(4).view(-1, 1, 2, 2)
+    every = states(4).view(-1, 1, 2, 2)
     known = torch.tensor([True, False, False, True]).view(1, 2, 2)
     x = every[9]
     log_p = mixture.pixel_logits.detach().log_softmax(-1)  # (3, 1, 2, 2, 2)
@@ -358,7 +347,7 @@ def test_conditional_mean_of_a_mixture():
 
 def test_naive_bayes_of_two_levels_is_a_mixture():
     """The rivals are refitted on black and white: with the classes as components, they are one family."""
-    x, y = bits(4).view(-1, 1, 2, 2), torch.arange(16) % 3
+    x, y = states(4).view(-1, 1, 2, 2), torch.arange(16) % 3
     naive_bayes = NaiveBayes.fit(x, y, 2, 3)
     mixture = CategoricalMixture(3, (1, 2, 2), 2).double()
     mixture.logits.data.copy_(naive_bayes.log_prior), mixture.pixel_logits.data.copy_(naive_bayes.log_p)
@@ -380,14 +369,14 @@ def helmholtz(n_visible=4, n_hidden=3):
 
 
 def test_log_bernoulli_is_the_logarithm_of_coins():
-    x, logits = bits(3), normal(3)
+    x, logits = states(3), normal(3)
     p = torch.sigmoid(logits)
     close(log_bernoulli(x, logits), (p**x * (1 - p) ** (1 - x)).prod(1).log())
 
 
 def test_bound_of_the_helmholtz_machine_is_log_p_less_the_kl_of_its_guess():
     W, b, c, R, d = (theta.detach() for theta in helmholtz())
-    v, h = bits(4), bits(3)
+    v, h = states(4), states(3)
     log_joint = log_bernoulli(h, c) + log_bernoulli(v[:, None], h @ W + b)  # (16, 8)
     close(log_joint.exp().sum(), 1.0)  # Z = 1
     log_q = log_bernoulli(h, (v @ R + d)[:, None])
@@ -400,7 +389,7 @@ def test_bound_of_the_helmholtz_machine_is_log_p_less_the_kl_of_its_guess():
 def test_both_phases_of_wake_sleep_are_delta_rules():
     """Wake: the gradient of log p(v, h) by the generative weights. Sleep: of log q(h|v) by those of recognition."""
     W, b, c, R, d = helmholtz()
-    v, h = bits(4)[[1, 6, 11]], bits(3)[[2, 5, 7]]
+    v, h = states(4)[[1, 6, 11]], states(3)[[2, 5, 7]]
     wake = log_bernoulli(h, c).mean() + log_bernoulli(v, h @ W + b).mean()
     surprise = v - torch.sigmoid(h @ W + b)
     for by_autograd, rule in zip(
@@ -417,9 +406,18 @@ def test_both_phases_of_wake_sleep_are_delta_rules():
 def test_sleep_improves_the_guess_in_the_other_direction_of_kl():
     """Over all dreams, the mean of −log q(h|v) is Σ_v p(v) KL(p(h|v) ‖ q(h|v)) and what q cannot change."""
     W, b, c, R, d = (theta.detach() for theta in helmholtz())
-    v, h = bits(4), bits(3)
+    v, h = states(4), states(3)
     log_joint = log_bernoulli(h, c) + log_bernoulli(v[:, None], h @ W + b)
     log_q, p = log_bernoulli(h, (v @ R + d)[:, None]), log_joint.exp()
     log_posterior = log_joint.log_softmax(1)
     kl = (p * (log_posterior - log_q)).sum()
     close(-(p * log_q).sum(), kl - (p * log_posterior).sum())
+
+
+# ---- a break of the library that the notebook must notice ----------------------------------------------------------
+
+
+@instead_of(RBM.free_energy, turns="p(v) summed over all 64 images: 1.0000")
+def hidden_units_at_their_best(free_energy, machine, x):
+    """The least energy over h, where h must be summed out."""
+    return machine.energy(x, (machine.posterior(x).mean > 0.5).to(x))

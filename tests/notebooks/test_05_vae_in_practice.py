@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from broken_library import instead_of
+from helpers import close, normal
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -21,15 +23,6 @@ from dgm_lib.distributions import (
 from dgm_lib.models.ppca import PPCA
 from dgm_lib.models.vae import VAE
 from dgm_lib.nets import MLP
-
-
-def close(actual, expected, **tolerances):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), **tolerances)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 # ---- pixels --------------------------------------------------------------------------------------------------------
 
@@ -215,3 +208,17 @@ def test_weighted_draws_fill_in_what_is_missing():
     log_known = Normal(mean[:, known], var.sqrt()).log_prob(x[:, known]).sum(1)
     log_w = log_known + Normal(0.0, 1.0).log_prob(z[:, 0])  # q is even on the grid: a constant
     close(log_w.softmax(0) @ mean[:, ~known], model.fill_in(x, known)[0, ~known].detach(), atol=1e-5, rtol=0)
+
+
+# ---- breaks of the library that the notebook must notice -----------------------------------------------------------
+
+
+@instead_of(VAE.log_weight, turns="1,000 draws win over 1 nat: True", batches=5)
+def every_draw_is_the_mean(log_weight, vae, x, y=None):
+    q = vae.posterior(x, y)
+    return vae.likelihood(q.mean, y).log_prob(x) + vae.prior.log_prob(q.mean) - q.log_prob(q.mean)
+
+
+@instead_of(VAE.loss, turns="β = 8 collapses at least half of them: True", batches=60)
+def beta_is_forgotten(loss, vae, x, y=None):
+    return -vae.elbo(x).mean()
