@@ -9,6 +9,7 @@ from torch.distributions import Normal
 from torch.nn.functional import avg_pool2d
 
 from dgm_lib.measures.judges import Judge
+from dgm_lib.models.vae_gan import VAEGAN
 
 
 def truths(seed=0, k=5, d=7):
@@ -67,3 +68,11 @@ def test_smaller_features_have_a_smaller_error_and_nothing_else():
 @instead_of(Judge.features, turns="nearest for the judge: moved by a pixel", batches=2)
 def judge_that_sees_blurred_pixels(features, judge, x):
     return avg_pool2d(x, 7, stride=3).flatten(1)
+
+
+@instead_of(VAEGAN.decoder_loss, turns="decoder_loss ≈", batches=2)
+def game_without_its_weight(decoder_loss, model, x, y=None):
+    weight, model.game_weight = model.game_weight, 1.0
+    loss = decoder_loss(model, x, y)
+    model.game_weight = weight
+    return loss
