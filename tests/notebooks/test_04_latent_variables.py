@@ -9,7 +9,6 @@ import pytest
 import torch
 from broken_library import instead_of
 from helpers import close, normal
-from sklearn.decomposition import PCA
 from torch.distributions import Independent, MultivariateNormal, Normal
 from torch.distributions.kl import kl_divergence
 
@@ -85,6 +84,8 @@ def likeliest(x, n):
 
 def test_maximum_likelihood_in_closed_form():
     """Its gradient is zero, three hundred models around it are less likely, scikit-learn has the same."""
+    from sklearn.decomposition import PCA
+
     x = normal(200, 3, seed=4) @ normal(3, 6, seed=5) + 0.5 * normal(200, 6, seed=6) + 1
     mu, weight, noise = likeliest(x, 2)
     parameters = [mu.clone().requires_grad_(), weight.clone().requires_grad_(), noise.clone().requires_grad_()]
