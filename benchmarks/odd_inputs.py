@@ -10,7 +10,7 @@ from benchmarks.harness import ROOT, Measurement
 
 FILES = (
     *("odd_inputs", "objective", "train", "runtime", "neighbours", "devices", "metrics", "two_sample", "calibration"),
-    *("classify", "latent", "baselines", "latents", "datasets_core", "streaming", "plots", "doctor"),
+    *("classify", "ppca", "mixtures", "baselines", "latents", "datasets_core", "streaming", "plots", "doctor"),
 )
 
 
