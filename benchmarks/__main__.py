@@ -11,6 +11,7 @@ import sys
 
 from benchmarks import (
     classify_figures,
+    device_reads,
     elsewhere_figures,
     energy_figures,
     exercise_lines,
@@ -106,6 +107,14 @@ FIGURES = (
         "≤ 0",
         "failures",
         odd_inputs.measure,
+        runs=1,
+    ),
+    Figure(
+        "reads-per-step",
+        "numbers that a training step asks its device for between two looks at the losses; of all families, the most",
+        "≤ 0",
+        "reads",
+        device_reads.measure,
         runs=1,
     ),
     Figure(

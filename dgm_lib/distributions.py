@@ -108,13 +108,16 @@ def to_levels(x: Tensor, levels: int) -> Tensor:
         raise ValueError(f"{x.dtype} cannot tell {levels} levels apart: give x.float(), made from the levels anew")
     exact = checks.at_least_float32(x) * (levels - 1)
     k = exact.round()
-    on_grid = ((k - exact).abs() < rounding) & (k >= 0) & (k < levels)
+    checks.soon(_check_on_grid, x, ((k - exact).abs() < rounding) & (k >= 0) & (k < levels), levels)
+    return checks.as_index(k.long(), levels)
+
+
+def _check_on_grid(x: Tensor, on_grid: Tensor, levels: int) -> None:
     if not on_grid.all():
         raise ValueError(
             f"a pixel is {float(x[~on_grid][0]):.6g}, not k/{levels - 1} with a level k = 0 … {levels - 1}: "
             f"divide levels by {levels - 1}, or choose the distribution for the number of levels that the data have"
         )
-    return k.long()
 
 
 # ---- pixels --------------------------------------------------------------------------------------------------------

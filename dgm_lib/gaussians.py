@@ -24,6 +24,13 @@ def log_normal(centred: Tensor, scale_tril: Tensor) -> Tensor:
     return -0.5 * (solved.square().sum(1) + log_det + centred.shape[1] * math.log(2 * math.pi))
 
 
+def inverse_factor(precision: Tensor) -> Tensor:
+    """L, lower triangular, with LLᵀ = P⁻¹ for positive definite P: (…, D, D). It asks a device for no number."""
+    turned, _ = torch.linalg.cholesky_ex(precision.flip(-2, -1))
+    eye = torch.eye(precision.shape[-1]).to(precision)
+    return torch.linalg.solve_triangular(turned.flip(-2, -1).mT, eye, upper=False)
+
+
 def of_known(x: Tensor, known: Tensor, mu: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """log N(x_known; …), (B,) nats, and E[x | x_known], (B, D), of one Gaussian. Bishop 2006, 2.81 and 2.98.
 

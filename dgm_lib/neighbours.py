@@ -34,7 +34,7 @@ def nearest(x: Tensor, train: Tensor, k: int, *, among_themselves: bool = False)
     for i in blocks(torch.arange(len(x), device=x.device), train):
         maybe = _may_be_near(x[i] - centre, around, k + among_themselves)
         if among_themselves:
-            maybe[torch.arange(len(i)), i] = False
+            maybe[torch.arange(len(i), device=i.device), i] = False
         found.append(_squared_distances(x[i], train, maybe).topk(k, largest=False))
     return torch.cat([f.values for f in found]).sqrt(), torch.cat([f.indices for f in found])
 

@@ -6,13 +6,15 @@ Each function returns a figure that `show(fig, alt)` puts into the notebook toge
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from math import ceil, isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.projections import register_projection
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -46,6 +48,53 @@ STYLE = {
     "lines.linewidth": 2.2,
 }
 plt.rcParams.update(STYLE)
+
+
+# ---- tensors from any device ---------------------------------------------------------------------------------------
+
+
+class TensorAxes(Axes):
+    """Axes that draw tensors from any device, with or without a gradient. All axes are such, once this is imported."""
+
+    name = "rectilinear"  # what pyplot makes where nothing else is asked for
+
+
+def _takes_tensors(name: str) -> Callable:
+    method = getattr(Axes, name)
+
+    @wraps(method)
+    def drawn(ax: Axes, *args: Any, **kwargs: Any) -> Any:
+        return method(ax, *map(_on_cpu, args), **{key: _on_cpu(value) for key, value in kwargs.items()})
+
+    return drawn
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_on_cpu(part) for part in value]
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+for _name in (
+    *(
+        "plot",
+        "scatter",
+        "bar",
+        "barh",
+        "hist",
+        "imshow",
+        "fill_between",
+        "contour",
+        "contourf",
+        "errorbar",
+        "annotate",
+    ),
+    *("axhline", "axvline", "text", "semilogx", "semilogy", "loglog", "step", "stairs", "quiver"),
+):
+    setattr(TensorAxes, _name, _takes_tensors(_name))
+register_projection(TensorAxes)
+
+# ---- figures -------------------------------------------------------------------------------------------------------
 
 
 def show(fig: Figure, alt: str) -> None:
@@ -163,12 +212,12 @@ def density(
     title: str = "",
     extent: float = 4.0,
     n: int = 160,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> None:
-    """exp(log p) of a density on the plane, evaluated on an n×n grid that lies on `device`."""
+    """exp(log p) of a density on the plane, evaluated on an n×n grid on `device`, by default torch's default one."""
     grid, _ = plane_grid(extent, n)
     with torch.no_grad():
-        p = log_prob(grid.to(device)).exp().float().cpu()
+        p = log_prob(grid if device is None else grid.to(device)).exp().float().cpu()
     if p.shape != (n * n,):
         raise ValueError(f"log_prob gave {tuple(p.shape)} for {n * n} points: it must give one number a point")
     ax.imshow(p.view(n, n).T.numpy(), origin="lower", extent=(-extent, extent, -extent, extent), cmap=DENSITY, vmin=0)

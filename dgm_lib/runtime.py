@@ -25,8 +25,23 @@ from torch import Tensor, distributed, nn
 
 def available_devices() -> list[str]:
     """The kinds of device that this torch can use here, fastest first. The CPU is always one of them."""
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    return [kind for kind, usable in found.items() if usable]
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    other = torch.accelerator.current_accelerator()  # such as xpu, or what an extension has brought
+    if other is not None and other.type not in found:
+        found[other.type] = torch.get_device_module(other).is_available()
+    return [kind for kind, usable in found.items() if usable] + ["cpu"]
+
+
+def begin(seed: int = 0) -> torch.device:
+    """What a notebook begins with: tensors are made on the device from here on, and random numbers follow from `seed`.
+
+    The device is that of `device()`: the fastest that is there, or what DGM_DEVICE says. It becomes torch's default, so
+    that networks, data sets and tensors made without a device lie there. The CPU needs no default, and pays for none.
+    """
+    where = device()
+    torch.set_default_device(None if where.type == "cpu" else where)
+    seed_everything(seed)
+    return where
 
 
 def device(choice: torch.device | str | None = None) -> torch.device:
@@ -42,6 +57,11 @@ def device(choice: torch.device | str | None = None) -> torch.device:
     if kind == "cuda" and not index:
         index = str(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return torch.device(f"{kind}:{index}" if index else kind)
+
+
+def on_cpu() -> AbstractContextManager:
+    """A context in which what is made without a device lies on the CPU, whatever torch's default device is."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def _has_index(kind: str, index: str) -> bool:

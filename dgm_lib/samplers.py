@@ -318,22 +318,34 @@ def look(x: Tensor, step: int, steps: int, box: Box | None) -> None:
     if step % LOOK_EVERY and step < steps:
         return
     limit = FAR if box is None else max(map(abs, box)) + 10 * (box[1] - box[0])
-    largest = x.flatten(1).abs().amax(1)  # (n,)
+    checks.soon(_check_near, x.flatten(1).abs().amax(1), limit, f"step {step} of {steps}")
+
+
+def _check_near(largest: Tensor, limit: float, when: str) -> None:
+    """largest: the largest coordinate of each chain, (n,)."""
     inside = largest < limit  # False where it is NaN
     if not inside.all():
         chain = first_false(inside)
-        what = f"chain {chain} diverged by step {step} of {steps}"
+        what = f"chain {chain} diverged by {when}"
         raise ChainError(f"{what}: its largest coordinate is {largest[chain].item():.4g}; take a smaller step_size")
 
 
 def check_chains(x: Tensor, box: Box | None) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2:
         raise ValueError(f"chains are floats of shape (n, …), one row a chain, got {checks.kind(x)}")
-    if not x.isfinite().all():
-        raise ValueError(f"chain {first_false(x.isfinite())} starts with a coordinate that is NaN or infinite")
     checks.check_box(box)
-    if box and outside(x, box).any():
-        raise ValueError(f"chains start at {x.min():.4g} … {x.max():.4g}, outside of the box {box}: clamp them first")
+    if len(x):
+        checks.soon(_check_start_of, *x.detach().flatten(1).aminmax(dim=1), box)
+
+
+def _check_start_of(least: Tensor, largest: Tensor, box: Box | None) -> None:
+    """The least and the largest coordinate of each chain, (n,) each; NaN where there is one."""
+    finite = least.isfinite() & largest.isfinite()
+    if not finite.all():
+        raise ValueError(f"chain {first_false(finite)} starts with a coordinate that is NaN or infinite")
+    if box and outside(torch.stack([least, largest], 1), box).any():
+        ends = f"{least.min():.4g} … {largest.max():.4g}"
+        raise ValueError(f"chains start at {ends}, outside of the box {box}: clamp them first")
 
 
 def check_start(values: Tensor) -> None:
@@ -347,9 +359,12 @@ def check_score(score: Tensor, x: Tensor) -> None:
     if not isinstance(score, Tensor) or score.shape != x.shape:
         said = f"the score of chains {tuple(x.shape)} {checks.shaped(score)}"
         raise ValueError(f"{said}: it must have the chains' own; for an energy, give score_of(energy)")
-    if not score.isfinite().all():
-        chain = first_false(score.isfinite())
-        raise ChainError(f"the score of chain {chain} at step 1 is NaN or infinite: look at the energy")
+    checks.soon(_check_finite_score, score.isfinite().flatten(1).all(1))
+
+
+def _check_finite_score(finite: Tensor) -> None:
+    if not finite.all():
+        raise ChainError(f"the score of chain {first_false(finite)} at step 1 is NaN or infinite: look at the energy")
 
 
 def check_schedule(steps: int, step_size: float, temperature: float) -> None:

@@ -242,9 +242,17 @@ class Epoch:
         self.message = runtime.average_gradients(*gradients, stopped=stopped)
         return self.message
 
+    def _settle(self) -> None:
+        try:
+            checks.settle()
+        except ChainError as error:
+            name = self.waiting[-1][0] if self.waiting else next(iter(self.run.objectives))
+            said = self.run.what_diverged(name, "a chain in a loss diverged", self.run.step, f" or before: {error}")
+            raise DivergenceError(said) from error
+
     def look(self) -> None:
         """Reads the waiting losses, up to where a process has stopped; raises DivergenceError at the first bad one."""
-        self._attempt(checks.settle)  # what models have put off, so that a device is asked no oftener than here
+        self._attempt(self._settle)  # what models have put off, so that a device is asked no oftener than here
         if not self.waiting:
             return
         messages = torch.stack([message.float() for _, _, message in self.waiting]).tolist()

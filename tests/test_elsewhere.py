@@ -138,6 +138,7 @@ def test_places_are_arithmetics_with_threads_and_shifts_of_seeds():
     assert {"usual-1", "usual-2", "sse-1", "sse-2", "seeds+5000"} <= set(names)
     assert elsewhere.environment_of("sse-1,seeds+1000")["DGM_SHIFT"] == "1000"
     assert elsewhere.environment_of("sse-1,seeds+1000")["MKL_CBWR"] == "COMPATIBLE"
+    assert elsewhere.environment_of("strict")["DGM_DEVICE"] == "strict"
 
 
 def test_the_tests_run_in_the_arithmetic_and_with_the_seeds_that_they_set(monkeypatch):

@@ -47,6 +47,16 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
     assert runtime.device() == torch.device("cuda:1")
 
 
+def test_on_the_cpu_a_notebook_begins_without_a_default_device(monkeypatch):
+    pretend(monkeypatch)
+    assert runtime.begin(5) == torch.device("cpu")
+    drawn = torch.rand(3)
+    runtime.seed_everything(5)
+    assert torch.equal(torch.rand(3), drawn)
+    with runtime.on_cpu():
+        assert torch.zeros(1).device.type == "cpu"
+
+
 @pytest.mark.parametrize("choice", ["cuda", "mps", "tpu", "cpu:7", "cuda:x"])
 def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(monkeypatch, choice):
     pretend(monkeypatch)

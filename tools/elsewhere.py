@@ -3,9 +3,10 @@
     python -m tools.elsewhere [--in PLACE ...] [--tests] [NAME ...]
 
 A place is an arithmetic with a number of threads, such as sse-2, or a shift of all
-seeds, such as seeds+1000; without --in: all of them. In each, the notebooks named (all
-of them without names) are executed and compared with their stored outputs as nbval
-compares, and every line that moved is shown. --tests runs the library's tests, too,
+seeds, such as seeds+1000; without --in: all of them. One more is strict: a second device
+that refuses tensors of another one, which needs a C++ compiler. In each, the notebooks
+named (all of them without names) are executed and compared with their stored outputs as
+nbval compares, and every line that moved is shown. --tests runs the library's tests, too,
 under each arithmetic. Exits with 1 if anything moved or failed.
 """
 
@@ -71,17 +72,14 @@ def places() -> dict[str, dict[str, str]]:
         for name, variables in ARITHMETICS.items()
         for threads in THREADS
     }
-    return found | {f"seeds+{shift}": shifted(shift) for shift in SHIFTS}
+    return found | {f"seeds+{shift}": started(DGM_SHIFT=str(shift)) for shift in SHIFTS}
 
 
-def shifted(shift: int) -> dict[str, str]:
-    """The environment in which all seeds are shifted."""
-    folders = [str(ROOT / "tools" / "shifted"), os.environ.get("PYTHONPATH", "")]
-    return {
-        "DGM_SHIFT": str(shift),
-        "PYTHONPATH": os.pathsep.join(filter(None, folders)),
-        "OMP_NUM_THREADS": "1",
-    }
+def started(**variables: str) -> dict[str, str]:
+    """An environment that tools/startup/sitecustomize.py acts upon."""
+    folders = [str(ROOT / "tools" / "startup"), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(filter(None, folders))
+    return {**variables, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def environment_of(place: str) -> dict[str, str]:
@@ -89,12 +87,25 @@ def environment_of(place: str) -> dict[str, str]:
 
     Raises ValueError for a place that is not there.
     """
-    known, joined = places(), {}
+    known, joined = places() | {"strict": started(DGM_DEVICE="strict")}, {}
     for name in place.split(","):
         if name not in known:
             raise ValueError(f"there is no place {name!r}; there are: {', '.join(known)}")
         joined |= known[name]
     return joined
+
+
+def prepare(variables: Mapping[str, str]) -> None:
+    """Compiles the strict device, if it is asked for: a kernel would not wait.
+
+    Raises ValueError where that cannot be done.
+    """
+    if variables.get("DGM_DEVICE") != "strict":
+        return
+    command = [sys.executable, "-c", "import strict_device"]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(done.stderr.strip().splitlines()[-1])
 
 
 # ---- comparing -----------------------------------------------------------------------
@@ -212,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         paths = execute.find(options.names)
         for place in options.places:
-            environment_of(place)
+            prepare(environment_of(place))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

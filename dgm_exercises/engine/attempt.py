@@ -15,7 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dgm_exercises.engine.values import as_tensor
+from dgm_lib import runtime
 
 LONGEST_MESSAGE = 180  # characters of an exception's own message; torch can write pages
 LONGEST_LINE = 60  # characters of the line of code that raised it
@@ -61,9 +62,8 @@ def pinned() -> Iterator[None]:
     """A context of float32 on the CPU with gradients on; what was set before comes back after it."""
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
-    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     try:
-        with on_cpu, torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        with runtime.on_cpu(), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from inspect import signature
 
+import torch
+
+from dgm_lib import runtime
 from dgm_lib.datasets.core import Batches, Data, Split, dequantize, scale
 from dgm_lib.datasets.formats import DataError
 from dgm_lib.datasets.streaming import stream
@@ -26,7 +29,7 @@ NAMES = tuple(MODULES)
 
 
 def load(name: str, **options: object) -> Data:
-    """The data set of this name. `options` are those of its loader, such as load("glyphs", n=1000).
+    """The data set of this name, on torch's default device. `options` are its loader's, such as load("glyphs", n=1000).
 
     Raises ValueError for a name or an option that does not exist; the message lists those that do.
     """
@@ -37,4 +40,7 @@ def load(name: str, **options: object) -> Data:
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(f"load({name!r}) has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
-    return loader(name, **options)
+    with runtime.on_cpu():  # the same numbers on every machine
+        data = loader(name, **options)
+    where = torch.get_default_device()
+    return data if where.type == "cpu" else data.to(where)

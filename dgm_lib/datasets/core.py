@@ -6,7 +6,7 @@ Pixels rest as uint8 levels 0 … L−1. A batch holds floats: the level divided
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -48,8 +48,14 @@ class Split:
     def __repr__(self) -> str:
         return f"Split of {len(self)}: {_describe(self)}"
 
+    def to(self, device: torch.device | str) -> Split:
+        """The same examples on a device."""
+        factors = {name: values.to(device) for name, values in self.factors.items()}
+        return replace(self, x=self.x.to(device), y=self.y.to(device), factors=factors)
+
     def take(self, rows: Tensor | slice) -> Split:
-        """The split that holds only these rows: indices, a boolean mask or a slice."""
+        """The split that holds only these rows: indices or a boolean mask, on any device, or a slice."""
+        rows = rows.to(self.x.device) if isinstance(rows, Tensor) else rows
         factors = {name: values[rows] for name, values in self.factors.items()}
         return Split(self.x[rows], self.y[rows], self.levels, factors)
 
@@ -61,21 +67,22 @@ class Split:
         self,
         batch_size: int,
         *,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> Batches:
-        """Pairs (x, y) of `batch_size` examples on `device`; each loop over them is one epoch.
+        """Pairs (x, y) of `batch_size` examples on `device`, by default where x is; each loop over them is one epoch.
 
         transform: what makes a float batch of the resting x; by default `scale`, see also `dequantize`.
         """
         transform = transform or partial(scale, levels=self.levels)
         return self._batches(device, batch_size, seed, shuffle, drop_last, transform)
 
-    def _batches(self, device: torch.device | str, *settings: Any) -> Batches:
-        return Batches(self.x.to(device), self.y.to(device), *settings)
+    def _batches(self, device: torch.device | str | None, *settings: Any) -> Batches:
+        there = self if device is None else self.to(device)
+        return Batches(there.x, there.y, *settings)
 
 
 class Batches:
@@ -143,9 +150,11 @@ def n_batches(n: int, batch_size: int, drop_last: bool) -> int:
 
 def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> Tensor:
     """The rows that this process visits in an epoch: (n // processes,) indices, no row visited by two processes."""
-    order = torch.arange(n)
+    order = torch.arange(n, device="cpu")
     if shuffle:
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(runtime.derive_seed(seed, epoch)))
+        order = torch.randperm(
+            n, generator=torch.Generator().manual_seed(runtime.derive_seed(seed, epoch)), device="cpu"
+        )
     share = n // runtime.n_processes()
     return order[runtime.rank() :: runtime.n_processes()][:share]
 
@@ -188,6 +197,11 @@ class Data:
     def __repr__(self) -> str:
         sizes = f"train {len(self.train)}, validation {len(self.validation)}, test {len(self.test)}"
         return f"Data {self.name!r}: {_describe(self.train)}, {len(self.classes)} classes; {sizes}"
+
+    def to(self, device: torch.device | str) -> Data:
+        """The same splits on a device."""
+        parts = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **parts)
 
     @property
     def levels(self) -> int | None:

@@ -59,7 +59,7 @@ def render(factors: Mapping[str, Tensor | float]) -> Tensor:
     Rotation is rounded to 1/8, shear and scale to 1/64, stroke, x and y to 1/16.
     Raises ValueError for an unknown factor and for a value outside the range that FACTORS gives.
     """
-    return torch.from_numpy(draw(on_grid(factors)))
+    return torch.as_tensor(draw(on_grid(factors)))  # on torch's default device
 
 
 def on_grid(factors: Mapping[str, Tensor | float]) -> dict[str, np.ndarray]:
@@ -83,9 +83,9 @@ def _steps(name: str, value: Tensor | float) -> np.ndarray:
 
 def in_units(steps: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """The factors (N,) of these steps: indices as int64, the rest as float32, which holds every step exactly."""
-    indices = {name: torch.from_numpy(steps[name]) for name in ("class", "typeface")}
+    indices = {name: torch.as_tensor(steps[name]) for name in ("class", "typeface")}
     return indices | {
-        name: torch.from_numpy(steps[name]).float() / FACTORS[name][0] for name in FACTORS if name not in indices
+        name: torch.as_tensor(steps[name]).float() / FACTORS[name][0] for name in FACTORS if name not in indices
     }
 
 

@@ -28,7 +28,7 @@ def few_labels(y: Tensor, n_per_class: int, n_classes: int, seed: int) -> Tensor
 def imbalanced(y: Tensor, counts: Sequence[int], seed: int) -> Tensor:
     """Indices of counts[c] examples of each class c, ascending: (Σ counts,). Raises ValueError as `few_labels` does."""
     y = checks.as_labels(y, len(y), len(counts))
-    order = torch.randperm(len(y), generator=_generator(seed)).to(y.device)
+    order = torch.randperm(len(y), generator=_generator(seed), device="cpu").to(y.device)
     taken = [_first(order[y[order] == c], n, c) for c, n in enumerate(counts)]
     return torch.cat(taken).sort().values
 
@@ -61,7 +61,7 @@ def oversample(y: Tensor, n_classes: int, *, to: int, seed: int) -> Tensor:
     y = checks.as_labels(y, len(y), n_classes)
     generator, rows = _generator(seed), [torch.arange(len(y), device=y.device)]
     for c, n in enumerate(checks.class_counts(y, n_classes).tolist()):
-        passes = [torch.randperm(n, generator=generator) for _ in range(0, to - n, n)]
+        passes = [torch.randperm(n, generator=generator, device="cpu") for _ in range(0, to - n, n)]
         if passes:
             rows.append((y == c).nonzero().squeeze(1)[torch.cat(passes)[: to - n].to(y.device)])
     return torch.cat(rows)
@@ -96,9 +96,9 @@ def _between_neighbours(x: Tensor, n: int, k: int, generator: torch.Generator) -
     rows, k = checks.as_rows(x, "x"), min(k, len(x) - 1)
     _, neighbours = nearest(rows, rows, k, among_themselves=True)  # (M, k)
     neighbours = neighbours.sort(1).values  # so that a draw does not hang on who of them is nearer by a hair
-    i = torch.randint(len(x), (n,), generator=generator).to(x.device)
-    j = neighbours[i, torch.randint(k, (n,), generator=generator).to(x.device)]
-    u = torch.rand(n, generator=generator).to(x).view(-1, *[1] * (x.dim() - 1))
+    i = torch.randint(len(x), (n,), generator=generator, device="cpu").to(x.device)
+    j = neighbours[i, torch.randint(k, (n,), generator=generator, device="cpu").to(x.device)]
+    u = torch.rand(n, generator=generator, device="cpu").to(x).view(-1, *[1] * (x.dim() - 1))
     return x[i] + u * (x[j] - x[i])
 
 

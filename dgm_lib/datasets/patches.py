@@ -51,7 +51,7 @@ def _cut(photographs: Tensor, mine: Tensor, n: int, size: int, seed: int, part: 
     generator = torch.Generator().manual_seed(runtime.derive_seed(checks.whole("seed", seed), part))
 
     def draw(below: int) -> Tensor:
-        return torch.randint(below, (n,), generator=generator)
+        return torch.randint(below, (n,), generator=generator, device="cpu")
 
     y, tiles = draw(len(photographs)), mine.nonzero()
     corner = tiles[draw(len(tiles))] * torch.tensor(TILE)

@@ -39,7 +39,7 @@ def stream(
         raise ValueError(f"block_mb is {block_mb}: a block has more than 0 MB, such as 16")
     rows = OnDisk(Path(x).expanduser(), types, remedy)
     if y is None:
-        return StreamedSplit(rows, torch.tensor(-1).expand(len(rows)), levels, block_mb=block_mb)
+        return StreamedSplit(rows, torch.tensor(-1, device="cpu").expand(len(rows)), levels, block_mb=block_mb)
     labels = OnDisk(Path(y).expanduser(), ("int64",), "labels are saved as numpy.int64")
     if labels.shape != rows.shape[:1]:
         raise ValueError(f"{rows.path} has {len(rows)} rows, but {labels.path} has shape {tuple(labels.shape)}")
@@ -86,6 +86,10 @@ class StreamedSplit(Split):
     def __post_init__(self) -> None:
         """What is in files was checked when they were opened."""
 
+    def to(self, device: torch.device | str) -> Split:
+        """Itself: files stay where they are, and batches are made on a device."""
+        return self
+
     def take(self, rows: Tensor | slice) -> Split:
         """These rows, in memory: indices, a boolean mask or a slice."""
         return Split(self.x[rows], self.y[rows], self.levels)
@@ -93,8 +97,8 @@ class StreamedSplit(Split):
     def scaled(self) -> Tensor:
         raise ValueError(f"{self.x.path} need not fit into memory: walk through batches(), or take() some rows first")
 
-    def _batches(self, device: torch.device | str, *settings: Any) -> Batches:
-        return StreamedBatches(self, device, *settings)
+    def _batches(self, device: torch.device | str | None, *settings: Any) -> Batches:
+        return StreamedBatches(self, torch.get_default_device() if device is None else device, *settings)
 
 
 class StreamedBatches(Batches):
@@ -110,7 +114,7 @@ class StreamedBatches(Batches):
         self.epoch += 1
         for pieces in self._buffers(generator):
             x, y = (read(rows, pieces).to(self.device) for rows in (self.x, self.y))
-            order = torch.randperm(len(x), generator=generator) if self.shuffle else torch.arange(len(x))
+            order = torch.randperm(len(x), generator=generator, device="cpu") if self.shuffle else torch.arange(len(x))
             for rows in order.to(self.device).split(self.batch_size):
                 if len(rows) == self.batch_size or not self.drop_last:
                     yield self.transform(x[rows]), y[rows]
@@ -124,7 +128,7 @@ class StreamedBatches(Batches):
         n, block = len(self.x), self.block
         blocks = [range(start, min(start + block, n)) for start in range(0, n, block)]
         if self.shuffle:
-            blocks = [blocks[i] for i in torch.randperm(len(blocks), generator=generator).tolist()]
+            blocks = [blocks[i] for i in torch.randperm(len(blocks), generator=generator, device="cpu").tolist()]
         share = n // runtime.n_processes()
         first, last = share * runtime.rank(), share * (runtime.rank() + 1)
         buffer = max(1, BLOCKS_TOGETHER * block // self.batch_size) * self.batch_size
@@ -143,7 +147,7 @@ def cut(blocks: list[range], start: int, stop: int) -> list[range]:
 
 def read(rows: OnDisk | Tensor, pieces: list[range]) -> Tensor:
     """The rows of several ranges, one after the other, in memory."""
-    together = torch.empty(sum(map(len, pieces)), *rows.shape[1:], dtype=rows.dtype)
+    together = torch.empty(sum(map(len, pieces)), *rows.shape[1:], dtype=rows.dtype, device="cpu")
     position = 0
     for piece in pieces:
         together[position : position + len(piece)] = rows[piece.start : piece.stop]

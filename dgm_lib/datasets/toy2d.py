@@ -60,7 +60,9 @@ class Toy2D(Data):
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n fresh points, (n, 2) float32; from torch's own stream where no generator is given."""
-        return _draw(self.components, checks.whole("n", n), generator)[0]
+        with runtime.on_cpu():
+            x, _ = _draw(self.components, checks.whole("n", n), generator)
+        return x.to(torch.get_default_device())
 
 
 def load(name: str, *, n: int = 10_000, seed: int = 0) -> Toy2D:

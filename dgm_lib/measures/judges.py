@@ -105,7 +105,7 @@ def varied(x: Tensor, recipe: Recipe) -> Tensor:
     """Each image turned, sized, leaned and moved by amounts of its own, at random; what comes in at the border is 0."""
 
     def up_to(most: float) -> Tensor:
-        return most * (2 * torch.rand(len(x)) - 1)
+        return most * (2 * torch.rand(len(x), device=x.device) - 1)
 
     height, width = x.shape[2:]  # grids go from −1 to 1, so that a pixel is 2 / width across
     turn, size = up_to(math.radians(recipe.turn)), up_to(recipe.size).exp()
@@ -184,7 +184,7 @@ def to_arrays(judge: Judge) -> dict[str, np.ndarray]:
     return {
         "shape": np.array(judge.shape),
         "recipe": np.array(str(judge.recipe)),
-        **{name: value.numpy() for name, value in weights.items()},
+        **{name: value.cpu().numpy() for name, value in weights.items()},
     }
 
 
@@ -193,7 +193,7 @@ def from_arrays(arrays: dict[str, np.ndarray], recipe: Recipe) -> Judge:
     if (made_by := str(arrays["recipe"])) != str(recipe):
         raise ValueError(f"it was made by {made_by}, not by {recipe}")
     weights = {
-        name: torch.from_numpy(value).float() for name, value in arrays.items() if name not in ("shape", "recipe")
+        name: torch.as_tensor(value).float() for name, value in arrays.items() if name not in ("shape", "recipe")
     }
     if not all(value.isfinite().all() for value in weights.values()):
         raise ValueError("it holds a weight that is not finite")

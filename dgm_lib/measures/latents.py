@@ -59,9 +59,9 @@ def split_rate(
     generator = checks.seeded(seed)
     like = checks.at_least_float32(checks.as_tensor(mu, "mu"))
     log_prior = log_prior or StandardNormal(means.shape[1]).to(like).log_prob
-    parts = torch.zeros(2, len(means), dtype=means.dtype)
+    parts = means.new_zeros(2, len(means))
     for _ in range(samples):
-        eps = torch.randn(means.shape, generator=generator, dtype=means.dtype)
+        eps = torch.randn(means.shape, generator=generator, device="cpu", dtype=means.dtype)
         noise = (log_vars / 2).exp() * eps
         log_conditional = -0.5 * (eps.square() + log_vars + math.log(2 * math.pi)).sum(1)  # log q(z|x)
         log_marginal = _log_aggregate(means, noise, means, log_vars)  # log q(z), z = means + noise
@@ -115,7 +115,7 @@ def factor_information(
     for name, values in factors.items():
         v = _factor_codes(name, values, len(z), bins)
         generator = checks.seeded(seed)
-        shuffled = [v[torch.randperm(len(v), generator=generator)] for _ in range(shuffles)]
+        shuffled = [v[torch.randperm(len(v), generator=generator, device="cpu")] for _ in range(shuffles)]
         chance = torch.stack([_information(codes, w) for w in shuffled]).mean(0)
         entropy = torch.special.entr(v.bincount().double() / len(v)).sum()
         if chance.max() > entropy / 2:
@@ -166,7 +166,7 @@ def _information(codes: Tensor, v: Tensor) -> Tensor:
     """I(z_d; v) in nats of the counts: H(z_d) + H(v) − H(z_d, v). Codes (N, D) and (N,) -> (D,)."""
     n, n_latents = codes.shape
     shape = (n_latents, int(codes.max()) + 1, int(v.max()) + 1)
-    cells = (torch.arange(n_latents) * shape[1] + codes) * shape[2] + v[:, None]
+    cells = (torch.arange(n_latents, device=codes.device) * shape[1] + codes) * shape[2] + v[:, None]
     joint = cells.flatten().bincount(minlength=math.prod(shape)).view(shape).double() / n  # p(z_d, v)
     marginals = torch.special.entr(joint.sum(2)).sum(1) + torch.special.entr(joint.sum(1)).sum(1)
     return marginals - torch.special.entr(joint).sum((1, 2))
@@ -188,7 +188,7 @@ def probe_r2(
     total = (t_test - t_test.mean()).square().sum()
     if (t_test == t_test[0]).all():
         raise ValueError(f"every test target is {t_test[0].item():g}: R² compares with their variance, which is 0")
-    eye = torch.eye(z.shape[1], dtype=z.dtype)
+    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     w = torch.linalg.solve(z.T @ z / len(z) + ridge * eye, z.T @ (t - t.mean()) / len(z))
     return (1 - (t_test - t.mean() - x @ w).square().sum() / total).item()
 
@@ -209,8 +209,8 @@ def probe_accuracy(z_train: Tensor, y_train: Tensor, z_test: Tensor, y_test: Ten
 
 
 def _logistic_regression(z: Tensor, y: Tensor, n_classes: int, ridge: float) -> tuple[Tensor, Tensor]:
-    weight = torch.zeros(z.shape[1], n_classes, dtype=z.dtype, requires_grad=True)
-    bias = torch.zeros(n_classes, dtype=z.dtype, requires_grad=True)
+    weight = z.new_zeros(z.shape[1], n_classes, requires_grad=True)
+    bias = z.new_zeros(n_classes, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=2000, tolerance_grad=1e-5, tolerance_change=0, line_search_fn="strong_wolfe"
     )
@@ -265,7 +265,7 @@ def trustworthiness(x: Tensor, z: Tensor, k: int = 10) -> float:
     if not 1 <= checks.whole("k", k) < n / 2:
         raise ValueError(f"k is {k}: it must be at least 1 and below half of the {n} examples")
     excess = 0.0
-    for i in blocks(torch.arange(n), x):
+    for i in blocks(torch.arange(n, device=x.device), x):
         share, far = neighbour_shares(_from_others(z, i), k), _from_others(x, i)
         rank = 1 + torch.searchsorted(far.sort(1).values, far)  # of each example in x, as seen from those in i
         excess += (share * (rank - k).clamp(min=0)).sum().item()
@@ -275,7 +275,7 @@ def trustworthiness(x: Tensor, z: Tensor, k: int = 10) -> float:
 def _from_others(points: Tensor, i: Tensor) -> Tensor:
     """Distances (len(i), N), nobody near to itself."""
     far = distances(points[i], points)
-    far[torch.arange(len(i)), i] = torch.inf
+    far[torch.arange(len(i), device=i.device), i] = torch.inf
     return far
 
 

@@ -118,10 +118,12 @@ def bootstrap_interval(values: Tensor, *, level: float = 0.95, draws: int = 2000
     if not 0 < level < 1:
         raise ValueError(f"level is {level:g}: it must lie between 0 and 1, such as 0.95")
     values, generator, n = values.detach().cpu().double(), checks.seeded(seed), len(values)
-    parts = torch.arange(draws).split(max(1, DRAWN // n))
-    means = torch.cat([values[torch.randint(n, (len(part), n), generator=generator)].mean(1) for part in parts])
+    parts = torch.arange(draws, device="cpu").split(max(1, DRAWN // n))
+    means = torch.cat(
+        [values[torch.randint(n, (len(part), n), generator=generator, device="cpu")].mean(1) for part in parts]
+    )
     tail = (1 - level) / 2
-    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    low, high = torch.quantile(means, means.new_tensor([tail, 1 - tail])).tolist()
     return low, high
 
 

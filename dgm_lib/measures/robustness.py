@@ -36,7 +36,7 @@ def pgd(
     low, high = (x - radius).clamp(min=box[0]), (x + radius).clamp(max=box[1])
     size = 2.5 * radius / steps if step_size is None else step_size
     checks.check_weight(step_size=size)
-    u = torch.rand(x.shape, generator=checks.seeded(seed)).to(x)
+    u = torch.rand(x.shape, generator=checks.seeded(seed), device="cpu").to(x)
     best, greatest = x.detach().clone(), margin(classify(x), y).detach()
     worse = low + u * (high - low)
     for step in range(steps + 1):

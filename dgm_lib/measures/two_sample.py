@@ -28,7 +28,7 @@ def control(measure: Callable[[Tensor, Tensor], Value], real: Tensor, n: int, *,
     real = checks.as_tensor(real, "real")
     if not 1 <= checks.whole("n", n) <= len(real) // 2:
         raise ValueError(f"n is {n}: two disjoint parts need {2 * n} real examples, 2 or more, of {len(real)}")
-    rows = torch.randperm(len(real), generator=checks.seeded(seed))[: 2 * n].to(real.device)
+    rows = torch.randperm(len(real), generator=checks.seeded(seed), device="cpu")[: 2 * n].to(real.device)
     return measure(real[rows[:n]], real[rows[n:]])
 
 
@@ -150,9 +150,9 @@ def two_sample_accuracy(a: Tensor, b: Tensor, classify: Classify = by_neighbours
     half = min(len(a), len(b)) // 2
     generator = checks.seeded(seed)
     (a_train, a_test), (b_train, b_test) = (
-        x[torch.randperm(len(x), generator=generator)[: 2 * half]].split(half) for x in (a, b)
+        x[torch.randperm(len(x), generator=generator, device="cpu")[: 2 * half]].split(half) for x in (a, b)
     )
-    y = torch.arange(2).repeat_interleave(half)
+    y = torch.arange(2, device="cpu").repeat_interleave(half)
     named = checks.as_labels(classify(torch.cat([a_train, b_train]), y, torch.cat([a_test, b_test])), 2 * half, 2).cpu()
     named_b, right_b = int(named.sum()), int(named[half:].sum())
     return TwoSampleTest((named == y).double().mean().item(), _tail(right_b, named_b, half))
@@ -160,7 +160,7 @@ def two_sample_accuracy(a: Tensor, b: Tensor, classify: Classify = by_neighbours
 
 def _tail(hits: int, drawn: int, half: int) -> float:
     """Probability of `hits` or more among `drawn` examples, drawn at random of `half` of each kind. Fisher 1922."""
-    i = torch.arange(hits, min(drawn, half) + 1, dtype=torch.float64)
+    i = torch.arange(hits, min(drawn, half) + 1, dtype=torch.float64, device="cpu")
     log_p = _log_choose(half, i) + _log_choose(half, drawn - i) - _log_choose(2 * half, i.new_tensor(drawn))
     return min(log_p.logsumexp(0).exp().item(), 1.0)
 

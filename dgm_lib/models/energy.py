@@ -103,8 +103,8 @@ class EnergyModel(nn.Module):
 
     def move_chains(self) -> Tensor:
         """Restarts some chains, moves all of them on, keeps them; (n_chains, *shape)."""
-        anew = torch.rand(len(self.chains), device=self.chains.device) < self.restart
-        self.chains[anew] = self.noise(int(anew.sum()))
+        anew = (torch.rand(len(self.chains), device="cpu") < self.restart).nonzero().squeeze(1)  # no GPU is waited for
+        self.chains[anew.to(self.chains.device)] = self.noise(len(anew))
         if self.jump is not None:
             with torch.no_grad():
                 self.chains.copy_(independent_metropolis(self.energy, self.chains, self.jump, self.temperature)[0])

@@ -42,11 +42,11 @@ def spread_centres(x: Tensor, n_centres: int, seed: int) -> Tensor:
     if not 1 <= n_centres <= len(x):
         raise ValueError(f"{n_centres} components cannot be told apart by {len(x)} examples: ask for 1 … {len(x)}")
     generator = checks.seeded(seed)
-    centres = x[torch.randint(len(x), (1,), generator=generator)]
+    centres = x[torch.randint(len(x), (1,), generator=generator, device="cpu")]
     for _ in range(n_centres - 1):
         squared_distance = distances(x, centres).square().amin(1) + torch.finfo(x.dtype).tiny
         # what torch.multinomial does, but by `rand`, whose numbers are the same in every version of torch
-        exponential = -torch.log1p(-torch.rand(len(x), generator=generator, dtype=torch.float64))
+        exponential = -torch.log1p(-torch.rand(len(x), generator=generator, device="cpu", dtype=torch.float64))
         drawn = (squared_distance.cpu() / exponential).argmax()
         centres = torch.cat([centres, x[drawn][None]])
     return centres

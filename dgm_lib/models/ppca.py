@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from dgm_lib import checks
 from dgm_lib.distributions import StandardNormal
-from dgm_lib.gaussians import check_points, only_known
+from dgm_lib.gaussians import check_points, inverse_factor, only_known
 
 
 class PPCA(nn.Module):
@@ -72,7 +72,7 @@ class PPCA(nn.Module):
         mu = x.sum(0) / n
         variance = torch.where(mask, x - mu, 0).square().sum() / n.sum()
         check_noise(variance, variance, n_latents, x.dtype)
-        u = 2 * torch.rand(model.weight.shape, generator=checks.seeded(seed), dtype=torch.float64) - 1
+        u = 2 * torch.rand(model.weight.shape, generator=checks.seeded(seed), device="cpu", dtype=torch.float64) - 1
         model.set_parameters(u.to(mu) * (1.5 * variance / n_latents).sqrt(), mu, variance / 2)  # u has the variance 1/3
         return model
 
@@ -152,7 +152,7 @@ class PPCA(nn.Module):
     def _posterior(self, x: Tensor, mask: Tensor) -> MultivariateNormal:
         var, zero = self.log_var.exp(), torch.zeros_like(self.prior.mu)
         precision = torch.eye(len(zero)).to(zero) + gram(self.weight, mask) / var
-        scale_tril = MultivariateNormal(zero, precision_matrix=precision, validate_args=False).scale_tril
+        scale_tril = inverse_factor(precision)
         evidence = torch.where(mask, x - self.mu, 0) @ self.weight / var  # (B, M)
         mean = (evidence[:, None] @ scale_tril @ scale_tril.mT).squeeze(1)
         return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)

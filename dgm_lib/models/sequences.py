@@ -105,7 +105,7 @@ class HiddenMarkovModel(nn.Module):
         generator = checks.seeded(seed)
         for table in model.buffers():
             # exponential weights, whose shares are any table alike; `rand` is the same in every version of torch
-            weights = -torch.log1p(-torch.rand(table.shape, generator=generator, dtype=torch.float64))
+            weights = -torch.log1p(-torch.rand(table.shape, generator=generator, device="cpu", dtype=torch.float64))
             table.copy_(weights.log().log_softmax(-1))
         return model
 

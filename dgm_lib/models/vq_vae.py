@@ -164,7 +164,9 @@ class VQVAE(nn.Module):
         """
         e = self.encode(x)
         distance = (e - self.vectors(self.nearest(e))).square().sum(1).flatten().cpu().double()  # (B*h*w,), squared
-        exponential = -torch.log1p(-torch.rand(distance.shape, generator=torch.Generator().manual_seed(seed)))
+        exponential = -torch.log1p(
+            -torch.rand(distance.shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+        )
         unused = (self.usage(x) == 0).nonzero().flatten()
         n = min(len(unused), int((distance > 0).sum()))
         rows = (distance / exponential).topk(n).indices.to(e.device)  # as torch.multinomial draws, without replacement

@@ -1,8 +1,8 @@
-"""Shifts every seed by DGM_SHIFT: other random streams, as another device has them.
+"""Makes this Python another machine: other random streams, or a second device.
 
-Python reads this file at its start where the folder is on PYTHONPATH. What the course
-draws as its data, and the inputs of its exercises, are the same on every machine, so
-they stay.
+Python reads this file at its start where the folder is on PYTHONPATH. DGM_SHIFT shifts
+every seed. What the course draws as its data, and the inputs of its exercises, are the
+same on every machine, so they stay. DGM_DEVICE=strict brings the strict device.
 """
 
 import os
@@ -33,3 +33,5 @@ def shift_seeds() -> None:
 
 if SHIFT:
     shift_seeds()
+if os.environ.get("DGM_DEVICE") == "strict":
+    import strict_device  # noqa: F401
