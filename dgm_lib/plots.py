@@ -59,39 +59,24 @@ class TensorAxes(Axes):
     name = "rectilinear"  # what pyplot makes where nothing else is asked for
 
 
-def _takes_tensors(name: str) -> Callable:
-    method = getattr(Axes, name)
-
+def _takes_tensors(method: Callable) -> Callable:
     @wraps(method)
     def drawn(ax: Axes, *args: Any, **kwargs: Any) -> Any:
-        return method(ax, *map(_on_cpu, args), **{key: _on_cpu(value) for key, value in kwargs.items()})
+        return method(ax, *map(_fetched, args), **{key: _fetched(value) for key, value in kwargs.items()})
 
     return drawn
 
 
-def _on_cpu(value: Any) -> Any:
+def _fetched(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_on_cpu(part) for part in value]
+        return [_fetched(part) for part in value]
     return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
-for _name in (
-    *(
-        "plot",
-        "scatter",
-        "bar",
-        "barh",
-        "hist",
-        "imshow",
-        "fill_between",
-        "contour",
-        "contourf",
-        "errorbar",
-        "annotate",
-    ),
-    *("axhline", "axvline", "text", "semilogx", "semilogy", "loglog", "step", "stairs", "quiver"),
-):
-    setattr(TensorAxes, _name, _takes_tensors(_name))
+_SHAPES = ("plot", "scatter", "bar", "barh", "hist", "imshow", "fill_between", "vlines", "text", "annotate")
+_SPANS = ("axhline", "axvline", "axvspan")
+for _name in (*_SHAPES, *_SPANS):
+    setattr(TensorAxes, _name, _takes_tensors(getattr(Axes, _name)))
 register_projection(TensorAxes)
 
 # ---- figures -------------------------------------------------------------------------------------------------------

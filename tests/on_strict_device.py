@@ -11,7 +11,8 @@ import torch
 from families import FAMILIES, build
 from test_devices import MEASURES, TRACE, X, Y
 
-from dgm_lib import checks, datasets, plots, runtime
+from benchmarks.device_reads import asked_by
+from dgm_lib import datasets, plots, runtime
 from dgm_lib.models.energy import EnergyModel
 from dgm_lib.nets import MLP
 from dgm_lib.objective import adam
@@ -105,17 +106,7 @@ def test_a_family_trains_there_as_it_does_on_the_cpu(there, name):
 @every_family
 def test_a_step_asks_the_device_for_no_number(there, name):
     """Each such question makes a GPU wait. Losses and checks are looked at together, every few steps."""
-    family = build(name)
-    batches = list(family.split.batches(32))
-    asked = {}
-    with checks.seldom():
-        for objective in family.objectives.values():
-            objective.turn(batches[0])
-        for key, objective in family.objectives.items():
-            before = strict_device.n_reads()
-            objective.turn(batches[1])
-            asked[key] = strict_device.n_reads() - before
-    assert not any(asked.values()), asked
+    assert asked_by(name, strict_device.n_reads) == 0
 
 
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)

@@ -81,8 +81,8 @@ class Split:
         return self._batches(device, batch_size, seed, shuffle, drop_last, transform)
 
     def _batches(self, device: torch.device | str | None, *settings: Any) -> Batches:
-        there = self if device is None else self.to(device)
-        return Batches(there.x, there.y, *settings)
+        where = self.x.device if device is None else device
+        return Batches(self.x.to(where), self.y.to(where), *settings)
 
 
 class Batches:

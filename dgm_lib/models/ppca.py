@@ -150,9 +150,8 @@ class PPCA(nn.Module):
     # -- on what `only_known` returns
 
     def _posterior(self, x: Tensor, mask: Tensor) -> MultivariateNormal:
-        var, zero = self.log_var.exp(), torch.zeros_like(self.prior.mu)
-        precision = torch.eye(len(zero)).to(zero) + gram(self.weight, mask) / var
-        scale_tril = inverse_factor(precision)
+        var = self.log_var.exp()
+        scale_tril = inverse_factor(torch.eye(self.weight.shape[1]).to(self.weight) + gram(self.weight, mask) / var)
         evidence = torch.where(mask, x - self.mu, 0) @ self.weight / var  # (B, M)
         mean = (evidence[:, None] @ scale_tril @ scale_tril.mT).squeeze(1)
         return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)

@@ -221,9 +221,8 @@ class RBM(nn.Module):
         change = self.visible_bias - self.base_bias
         v = self.visible.draw(self.base_bias.expand(n_chains, -1))
         added = []  # to the logarithm of each chain's weight, (n_chains,) a step
-        betas = (
-            1 - torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu") ** 2
-        )  # denser towards 1, where chains lag most
+        falling = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
+        betas = 1 - falling**2  # denser towards 1, where chains lag most
         for before, beta in pairwise(betas.tolist()):
             field = self.hidden_field(v)  # (n_chains, n_hidden)
             added.append((beta - before) * (v @ change) + (softplus(beta * field) - softplus(before * field)).sum(1))
